@@ -1,0 +1,50 @@
+# make demo, make test: nothing but python3 (with venv) and make is needed; everything else goes into .venv.
+# ARGS="..." is handed on: make demo ARGS=--once, make test ARGS="-k spool".
+
+# The distribution's Python comes first: other users may execute it, and the tests start the daemon as one of them.
+PYTHON ?= $(firstword $(shell for python in /usr/bin/python3 python3 python3.13 python3.12 python3.11; do \
+	$$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python; done))
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+ARGS ?=
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DELETE_ON_ERROR:
+.PHONY: demo test lint servers lock clean
+
+demo: $(INSTALLED)  ## the whole loop on embedded servers
+	@$(BIN)/mailrelayd demo $(ARGS)
+
+test: lint servers  ## everything; as root it also installs and uses real servers
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+servers:
+	@sh tests/servers/install.sh
+
+$(INSTALLED): pyproject.toml requirements-dev.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer with venv is needed: apt-get install python3 python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes --use-pep517 --requirement requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# One file per purpose: what runs in production, and that plus the demo, the tests and the build.
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	--no-emit-index-url --no-emit-find-links --no-config
+
+lock: $(INSTALLED)  ## after a change of pyproject.toml's dependencies; ARGS=--upgrade takes newer versions
+	$(BIN)/python -m pip install --quiet 'uv>=0.9'
+	$(COMPILE) $(ARGS) pyproject.toml --output-file requirements.txt
+	printf '%s\n' '-e .' hatchling editables | $(COMPILE) $(ARGS) - --group dev --constraints requirements.txt \
+		--no-emit-package mailrelayd --output-file requirements-dev.txt
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
