@@ -1,0 +1,231 @@
+"""The only way to write, move or remove a file: relative to an open folder, and on disk when it returns.
+
+POSIX promises nothing about a new, renamed or removed name until the *folder* has been fsynced, nor about
+content until the file has. So the calls come as pairs that nobody can forget: `write` syncs file and folder,
+`move` both folders, `remove` its folder. An error of fsync means the kernel may have dropped the pages and
+marked them clean; asking again on the same descriptor would lie, so the error goes up and the new file is
+thrown away.
+
+Reading is here too, because opening a file that somebody else put there needs the same care: never through a
+symlink, never blocking on a FIFO, always relative to the folder that was checked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+SAFE_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+TEMPORARY = ".tmp-"  # prefix of a file that `write` has not finished; swept by `sweep`
+
+
+class Folder:
+    """An open folder. Names are relative to it and may hold any bytes (surrogateescape), never a slash."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.fd = os.open(path, FOLDER_FLAGS)
+
+    def close(self) -> None:
+        """Give the descriptor back; nothing else may be called afterwards."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def device(self) -> int:
+        """The file system's number: two folders must agree for a rename to be possible."""
+        return os.fstat(self.fd).st_dev
+
+    # -- changing ------------------------------------------------------------------------------------------
+
+    def write(self, name: str, data: bytes, *, mode: int = 0o600) -> None:
+        """Put a file of this content under `name`, replacing what was there, all or nothing.
+
+        Raises OSError (ENOSPC, EIO, ...): then the old file, if any, still stands.
+        """
+        temporary = TEMPORARY + name
+        descriptor = os.open(
+            temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=self.fd
+        )
+        try:
+            try:
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(descriptor, view) :]
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            os.rename(temporary, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary, dir_fd=self.fd)
+            raise
+        self.sync()
+
+    def move(self, name: str, target: Folder, new_name: str, *, sync: bool = True) -> None:
+        """Rename into `target`, replacing what was there.
+
+        `sync=False` leaves the folders to the caller, who moves many files and then syncs once; until then
+        a power cut may undo the move, never tear it.
+        """
+        os.rename(name, new_name, src_dir_fd=self.fd, dst_dir_fd=target.fd)
+        if sync:
+            target.sync()
+            if target is not self:
+                self.sync()
+
+    def remove(self, name: str, *, sync: bool = True) -> bool:
+        """Remove a file; False where there was none. `sync=False` as for `move`."""
+        try:
+            os.unlink(name, dir_fd=self.fd)
+        except FileNotFoundError:
+            return False
+        if sync:
+            self.sync()
+        return True
+
+    def sync(self) -> None:
+        """Make the names in this folder durable."""
+        os.fsync(self.fd)
+
+    def sweep(self) -> int:
+        """Remove what an interrupted `write` left behind; how many there were."""
+        leftovers = [name for name in os.listdir(self.fd) if name.startswith(TEMPORARY)]
+        for name in leftovers:
+            self.remove(name, sync=False)
+        return len(leftovers)
+
+    # -- reading -------------------------------------------------------------------------------------------
+
+    def stat(self, name: str) -> os.stat_result | None:
+        """lstat relative to the folder; None where there is no such name."""
+        try:
+            return os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+
+    def open(self, name: str) -> int:
+        """A descriptor for reading a regular file. Never follows a link, never blocks, never a terminal.
+
+        Raises OSError; NotRegularError where it is something else (a FIFO opens, a symlink does not).
+        """
+        try:
+            descriptor = os.open(name, SAFE_READ, dir_fd=self.fd)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENXIO):  # a symlink; a socket or a device without a driver
+                raise NotRegularError(error.errno, "not a regular file", name) from error
+            raise
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise NotRegularError(errno.EINVAL, "not a regular file", name)
+        return descriptor
+
+    def read(self, name: str, *, limit: int) -> bytes:
+        """The first `limit` bytes of a regular file."""
+        descriptor = self.open(name)
+        try:
+            return read_at(descriptor, 0, limit)
+        finally:
+            os.close(descriptor)
+
+    def names(self) -> Iterator[str]:
+        """Every name in the folder, in no order; bounded memory however many there are."""
+        # A descriptor of its own: scandir closes or rewinds the one it is given, and two scans may run.
+        descriptor = os.open(".", FOLDER_FLAGS, dir_fd=self.fd)
+        try:
+            with os.scandir(descriptor) as entries:
+                for entry in entries:
+                    yield entry.name
+        finally:
+            os.close(descriptor)
+
+
+class NotRegularError(OSError):
+    """What stands under this name is no regular file: a link, a FIFO, a device, a folder, a socket."""
+
+
+def read_at(descriptor: int, offset: int, size: int) -> bytes:
+    """`size` bytes from `offset`, fewer only at the end of the file."""
+    pieces = []
+    while size > 0:
+        piece = os.pread(descriptor, size, offset)
+        if not piece:
+            break
+        pieces.append(piece)
+        offset += len(piece)
+        size -= len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def being_written(descriptor: int) -> bool:
+    """Whether somebody holds a lock on the file (.NET on Linux does while it writes).
+
+    Our own lock lasts for this one question only, so that no producer ever meets it.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    return False
+
+
+class Lock:
+    """The one lock of a spool: held for life, let go by the kernel whatever happens to the process.
+
+    The file's content is the smallest queue id time (microseconds) that has never been given out: written
+    ahead of use, so that an id is never reused, not even after the clock was set back.
+    """
+
+    def __init__(self, folder: Folder, name: str) -> None:
+        """Raises LockedError where another process holds it."""
+        self._fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder.fd)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(self._fd)
+            raise LockedError(folder.path / name) from error
+
+    def close(self) -> None:
+        """Let go. The file stays: removing it would let two holders exist."""
+        os.close(self._fd)
+
+    def read(self) -> int:
+        """The number last written; 0 in a new file."""
+        text = os.pread(self._fd, 32, 0).strip()
+        return int(text) if text.isdigit() else 0
+
+    def write(self, number: int) -> None:
+        """Replace the number in place: 32 bytes lie in one sector, so it is the old one or the new one."""
+        os.pwrite(self._fd, b"%-31d\n" % number, 0)
+        os.fdatasync(self._fd)
+
+
+class LockedError(Exception):
+    """Another process works on this spool."""
+
+
+def free_space(folder: Folder) -> int:
+    """Bytes that an ordinary user may still write on the folder's file system."""
+    figures = os.statvfs(folder.fd)
+    return figures.f_bavail * figures.f_frsize
+
+
+def make_folder(path: Path, mode: int) -> None:
+    """Create a folder (and those above it) with exactly this mode; one that exists is left as it is."""
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError:
+        return
+    path.chmod(mode)
+    parent = os.open(path.parent, FOLDER_FLAGS)
+    try:
+        os.fsync(parent)
+    finally:
+        os.close(parent)

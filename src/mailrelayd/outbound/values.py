@@ -1,0 +1,201 @@
+"""The values that flow from a queued file to its outcome.
+
+All of them are frozen: a loop receives one, asks a pure function what it means, and carries out the answer.
+**Response** is the server's line (RFC 5321 calls it "reply"; here a reply is only ever a person's mail).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+
+class Stage(StrEnum):
+    """Where in the conversation with the smarthost something was said or happened."""
+
+    CONNECT = "connect"  # DNS and TCP
+    TLS = "tls"  # handshake and certificate, implicit or after STARTTLS
+    GREETING = "greeting"
+    EHLO = "ehlo"
+    STARTTLS = "starttls"
+    AUTH = "auth"
+    RSET = "rset"
+    MAIL = "mail"
+    RCPT = "rcpt"
+    DATA = "data"
+    BODY = "body"  # the answer to the last byte (RFC 5321 section 4.1.1.4)
+    QUIT = "quit"
+    IDLE = "idle"  # between two transactions
+    LOCAL = "local"  # never left this machine: expired, too large for the server, ...
+
+
+class Status(StrEnum):
+    """What became of one recipient."""
+
+    SENT = "sent"  # the smarthost answered 2xx to the body
+    DEFERRED = "deferred"  # will be tried again
+    FAILED = "failed"  # given up
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """Who sends and who receives, as said to the server: never the headers' view again."""
+
+    sender: str  # "" is the null sender <>
+    recipients: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One answer of the server, or what stood in its place.
+
+    `code` is the three-digit reply code; 0 where no answer came (timeout, lost connection, nonsense), and
+    then `text` says what happened. `enhanced` is the RFC 3463 code ("5.1.1") or "". `text` holds no control
+    characters: it goes into log lines and records.
+    """
+
+    stage: Stage
+    code: int
+    enhanced: str = ""
+    text: str = ""
+
+    def __str__(self) -> str:
+        return " ".join(part for part in (str(self.code) if self.code else "", self.enhanced, self.text) if part)
+
+
+@dataclass(frozen=True, slots=True)
+class Extensions:
+    """What the server offers on this connection (EHLO after TLS), as far as transactions care."""
+
+    pipelining: bool = False  # RFC 2920
+    size: int | None = None  # RFC 1870; None: not offered, 0: offered without a limit; octets
+    eight_bit_mime: bool = False  # RFC 6152
+    smtputf8: bool = False  # RFC 6531
+
+
+class Body(Protocol):
+    """The bytes of one message as they go on the wire, before dot stuffing: header edits applied, CRLF only.
+
+    `size` and `eight_bit` are known before the first chunk is read (MAIL needs them).
+    """
+
+    @property
+    def size(self) -> int:
+        """Octets on the wire, without dot stuffing (what RFC 1870 counts)."""
+
+    @property
+    def eight_bit(self) -> bool:
+        """Whether any octet is above 127."""
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The bytes, in pieces of at most some 128 KiB; ends with CRLF."""
+
+    def unchanged(self) -> bool:
+        """False as soon as the file behind it is no longer what it was when `size` was taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """One MAIL .. last byte: a message and those of its recipients that are asked for this time."""
+
+    queue_id: str
+    sender: str
+    recipients: tuple[str, ...]
+    size: int = 0
+    eight_bit: bool = False
+
+    @property
+    def smtputf8(self) -> bool:
+        """Whether an address needs SMTPUTF8 (RFC 6531)."""
+        return not (self.sender.isascii() and all(r.isascii() for r in self.recipients))
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What the server said to one transaction, as far as it went.
+
+    `recipients` has one entry per recipient of the transaction, None where no answer came. `cut` says why the
+    connection ended *during* this transaction (code 0 or 421); None: it did not. `untried` marks a transaction
+    of which the server has not answered a single command: nobody can blame it for anything.
+    `changed`: we ended the connection ourselves, because the file was written to after it was claimed.
+    """
+
+    transaction: Transaction
+    mail: Response | None = None
+    recipients: tuple[Response | None, ...] = ()
+    data: Response | None = None
+    body: Response | None = None
+    last_byte_sent: bool = False
+    cut: Response | None = None
+    changed: bool = False
+
+    @property
+    def untried(self) -> bool:
+        """True where MAIL was never answered: such a message is released as if it had not been touched."""
+        return self.mail is None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one try meant for one recipient."""
+
+    recipient: str
+    status: Status
+    response: Response
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What one transaction meant, once the stage of every answer has been taken into account.
+
+    `outcomes` holds the recipients for whom the answer counts; the others are owed as before. `route` is the
+    answer that blames the way to the smarthost rather than the message; `cut` the loss of the connection
+    after MAIL; `ambiguous` says that the last byte was sent and its answer never came (RFC 1047).
+    """
+
+    transaction: Transaction
+    outcomes: tuple[Outcome, ...] = ()
+    route: Response | None = None
+    cut: Response | None = None
+    ambiguous: bool = False
+    changed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RecipientRecord:
+    """What is remembered of one recipient between tries; times in seconds since the epoch."""
+
+    status: Status
+    response: Response
+    attempts: int
+    at: float
+    next_attempt: float = 0.0  # only while deferred
+    reason: str = ""  # of a failure: rejected, expired, changed, by-hand
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Everything that happened to a message so far: cumulative, never the last try only.
+
+    `recipients` holds those that were tried; a recipient without a record is owed a first try.
+    """
+
+    arrived_at: float  # seconds since the epoch
+    recipients: Mapping[str, RecipientRecord] = field(default_factory=dict)
+    not_before: float = 0.0  # the producer's wish: no try earlier than this
+    changed: int = 0  # how often the file was found changed after the claim
+    excused_at: float = 0.0  # a refusal taken back because it looked like the route's fault
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedMessage:
+    """A message in the queue. `size` is the file's, in bytes; `rule` says how its envelope was found."""
+
+    queue_id: str
+    envelope: Envelope
+    progress: Progress
+    size: int = 0
+    rule: str = "headers"
+    revision: int = 0  # of the record on disk; 0: there is none
