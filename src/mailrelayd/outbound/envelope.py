@@ -1,0 +1,240 @@
+"""Who sends a queued file and who receives it: the first rule that applies decides.
+
+1. the sidecar NAME.env.json; 2. the X-Sender/X-Receiver block, in folders with `envelope = "pickup"`; 3. the header
+(RFC 5322 section 3.6): recipients from the topmost Resent block, else To, Cc and Bcc; sender from Return-Path, else
+the Resent block, Sender, From. Pure and total: any bytes give a value or an Unreadable with the reason.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from mailrelayd.outbound.addresses import AddressError, canonical, read_list, read_path, shown, unique
+from mailrelayd.outbound.headers import (
+    APPROVAL_FIELDS,
+    Field,
+    Header,
+    RewriteFrom,
+    Unreadable,
+    pickup_block,
+    removed,
+)
+from mailrelayd.outbound.values import Envelope
+
+EnvelopeRule = Literal["headers", "pickup"]
+
+MAX_SIDECAR = 1024 * 1024  # bytes
+
+_RFC3339 = re.compile(
+    r"(\d{4}-\d{2}-\d{2})[Tt ](\d{2}:\d{2}:\d{2})(\.\d+)?([Zz]|[+-]\d{2}:\d{2})", re.ASCII
+)  # RFC 3339 section 5.6
+
+
+@dataclass(frozen=True, slots=True)
+class Sidecar:
+    """What NAME.env.json says. `not_before`: seconds since the epoch, 0.0 where nothing is said."""
+
+    envelope: Envelope
+    not_before: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """The envelope of a file and how it was found, for `mailrelayd spool explain`."""
+
+    envelope: Envelope
+    rule: str  # "sidecar", "pickup", "resent" or "headers"
+    sender_from: str  # "sidecar", "from_address" or the name of the field
+    stripped: tuple[str, ...]  # what will not go on the wire, as in headers.removed
+
+
+class _RefusedError(Exception):
+    """Carries a reason from where it is found to the function that returns it as Unreadable."""
+
+
+def parse_sidecar(data: bytes) -> Sidecar | Unreadable:
+    """Read the bytes of NAME.env.json: `mail_from`, `rcpt_to` and, if wanted, `not_before`; nothing else."""
+    try:
+        return _sidecar(data)
+    except _RefusedError as error:
+        return Unreadable(f"the sidecar (.env.json) is refused: {error}")
+
+
+def read_envelope(
+    header: Header,
+    rule: EnvelopeRule,
+    *,
+    sidecar: Sidecar | None = None,
+    from_address: str = "",
+    rewrite_from: RewriteFrom = "envelope",
+) -> Derived | Unreadable:
+    """The envelope of a file in a folder whose `envelope` setting is `rule`.
+
+    In a "pickup" folder a file without block is read by its header, as any other. The sender is the file's own:
+    `from_address` stands in only where the file names none (see `rewrite` for the rest).
+    """
+    try:
+        return _derive(header, rule, sidecar, from_address if rewrite_from != "never" else "")
+    except _RefusedError as error:
+        return Unreadable(str(error))
+
+
+def rewrite(envelope_sender: str, from_address: str, rewrite_from: RewriteFrom) -> str:
+    """The sender as said to the server; the null sender "" stays, or a bounce could be answered by a bounce."""
+    if envelope_sender and from_address and rewrite_from in ("envelope", "always"):
+        return from_address
+    return envelope_sender
+
+
+def _derive(header: Header, rule: EnvelopeRule, sidecar: Sidecar | None, stand_in: str) -> Derived:
+    # Sent as plain mail, such a request would ask for an answer that nobody reads.
+    if request := header.named(*APPROVAL_FIELDS):
+        raise _RefusedError(f"approvals are not enabled, and the header has {request[0].name}: remove it to send")
+    stripped = removed(header, pickup=rule == "pickup")
+    if sidecar is not None:
+        return Derived(sidecar.envelope, "sidecar", "sidecar", stripped)
+    if rule == "pickup" and (block := pickup_block(header)):
+        return Derived(_from_block(block), "pickup", "X-Sender", stripped)
+    return _from_header(header, stripped, stand_in)
+
+
+def _from_block(block: tuple[Field, ...]) -> Envelope:
+    senders = [field for field in block if field.key == "x-sender"]
+    receivers = [field for field in block if field.key == "x-receiver"]
+    if len(senders) != 1:
+        raise _RefusedError(f"the block at the top has {len(senders) or 'no'} X-Sender lines: exactly one is needed")
+    if not receivers:
+        raise _RefusedError("the block at the top has no X-Receiver line: one per recipient is needed, at the very top")
+    return Envelope(_path(senders[0], null=True), unique(_path(field) for field in receivers))
+
+
+def _from_header(header: Header, stripped: tuple[str, ...], stand_in: str) -> Derived:
+    resent = _topmost_resent(header)
+    if resent:
+        rule, kinds, fields = "resent", ("resent-to", "resent-cc", "resent-bcc"), resent
+    else:
+        rule, kinds, fields = "headers", ("to", "cc", "bcc"), header.fields
+    recipients = unique(address for field in fields if field.key in kinds for address in _list(field))
+    if not recipients:
+        names = ", ".join("-".join(part.title() for part in kind.split("-")) for kind in kinds)
+        raise _RefusedError(f"no recipient: none of {names} holds an address, and there is no sidecar (.env.json)")
+    sender, sender_from = _sender(header, resent, stand_in)
+    return Derived(Envelope(sender, recipients), rule, sender_from, stripped)
+
+
+def _topmost_resent(header: Header) -> tuple[Field, ...]:
+    """The latest resending (RFC 5322 section 3.6.6): each prepends its block, each name stands once in a block.
+
+    Fields of other names may stand in between, since not every producer keeps a block together, but not a Received:
+    the relay that took the earlier resending put it above that block.
+    """
+    block: dict[str, Field] = {}
+    for field in header.fields:
+        if field.key.startswith("resent-"):
+            if field.key in block:
+                break
+            block[field.key] = field
+        elif field.key == "received" and block:
+            break
+    return tuple(block.values())
+
+
+def _sender(header: Header, resent: tuple[Field, ...], stand_in: str) -> tuple[str, str]:
+    """The sender and where it was found. Fields without any content count as absent."""
+    paths = [field for field in header.named("return-path") if field.text]
+    if len(paths) == 1:
+        return _path(paths[0], null=True), paths[0].name
+    for key in ("resent-sender", "resent-from"):
+        if found := [field for field in resent if field.key == key and field.text]:
+            return _only(found, f"{found[0].name} without Resent-Sender" if key == "resent-from" else found[0].name)
+    if found := [field for field in header.named("sender") if field.text]:
+        return _only(found, found[0].name)
+    if found := [field for field in header.named("from") if field.text]:
+        # RFC 5322 section 3.6.2: several authors need a Sender. Several fields hide one of them from filters.
+        return _only(found, "From without Sender")
+    if stand_in:
+        return stand_in, "from_address"
+    raise _RefusedError("no sender: neither Return-Path, Sender nor From holds an address, and no from_address is set")
+
+
+def _only(fields: list[Field], what: str) -> tuple[str, str]:
+    addresses = [address for field in fields for address in _list(field)]
+    if len(fields) != 1 or len(addresses) != 1:
+        raise _RefusedError(f"{what}: {len(addresses) or 'no'} addresses in {len(fields)} field(s), one is needed")
+    return addresses[0], fields[0].name
+
+
+def _list(field: Field) -> list[str]:
+    try:
+        return read_list(field.text)
+    except AddressError as error:
+        raise _RefusedError(f"{field.name}: {error}") from None
+
+
+def _path(field: Field, *, null: bool = False) -> str:
+    try:
+        return read_path(field.text, null=null)
+    except AddressError as error:
+        raise _RefusedError(f"{field.name}: {error}") from None
+
+
+def _sidecar(data: bytes) -> Sidecar:
+    if len(data) > MAX_SIDECAR:
+        raise _RefusedError(f"it is larger than {MAX_SIDECAR} bytes")
+    try:
+        document = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_once)
+    except UnicodeDecodeError:
+        raise _RefusedError("it is not UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise _RefusedError(f"it is not JSON: line {error.lineno}: {error.msg}") from None
+    except (ValueError, RecursionError):  # numbers of thousands of digits, thousands of brackets
+        raise _RefusedError("it is not JSON of a sane size") from None
+    if not isinstance(document, dict):
+        raise _RefusedError('it must be an object: {"mail_from": "...", "rcpt_to": ["..."]}')
+    if unknown := sorted(set(document) - {"mail_from", "rcpt_to", "not_before"}):
+        names = ", ".join(shown(key) for key in unknown[:10])
+        raise _RefusedError(f"unknown key {names}: known are mail_from, rcpt_to, not_before")
+    for key in ("mail_from", "rcpt_to"):
+        if key not in document:
+            raise _RefusedError(f"{key} is missing")
+    sender, recipients = document["mail_from"], document["rcpt_to"]
+    if not isinstance(sender, str):
+        raise _RefusedError('mail_from must be a text: an address, or "" for the null sender')
+    if not isinstance(recipients, list) or not recipients or not all(isinstance(one, str) for one in recipients):
+        raise _RefusedError("rcpt_to must be a list of at least one address")
+    envelope = Envelope(
+        "" if sender in ("", "<>") else _address("mail_from", sender),
+        unique(_address("rcpt_to", recipient) for recipient in recipients),
+    )
+    return Sidecar(envelope, _instant(document["not_before"]) if "not_before" in document else 0.0)
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """An object in which no key stands twice: which of the two counts would be a guess (RFC 8259 section 4)."""
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise _RefusedError("a key stands in it twice")
+    return result
+
+
+def _address(key: str, address: str) -> str:
+    try:
+        return canonical(address[1:-1] if address.startswith("<") and address.endswith(">") else address)
+    except AddressError as error:
+        raise _RefusedError(f"{key}: {error}") from None
+
+
+def _instant(text: object) -> float:
+    match = _RFC3339.fullmatch(text) if isinstance(text, str) else None
+    if match is None:
+        raise _RefusedError("not_before must be an RFC 3339 time such as 2026-01-31T08:00:00Z")
+    day, clock, fraction, zone = match.groups()
+    try:
+        at = datetime.fromisoformat(f"{day}T{clock}{'+00:00' if zone in 'Zz' else zone}")
+        return at.timestamp() + float(fraction or 0)
+    except (ValueError, OverflowError):
+        raise _RefusedError(f"not_before: {shown(match[0])} is no point in time") from None

@@ -1,0 +1,242 @@
+"""The header of a queued file: where its fields are, and how it goes on the wire.
+
+Bytes in, bytes out. A message is never parsed and written again: what is not removed stays as it was, so that DKIM
+signatures hold. CRLF, LF and a lone CR all end a line, as they do on the wire, where each becomes CRLF: a field that
+the receiver would see is a field here. Total: any bytes give a Header or an Unreadable, in linear time.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from mailrelayd.outbound.addresses import AddressError, read_list, shown
+
+MAX_HEADER = 1024 * 1024  # bytes
+MAX_FIELDS = 10_000
+
+RewriteFrom = Literal["envelope", "always", "if-missing", "never"]
+
+APPROVAL_FIELDS = frozenset({"x-approval-request", "x-approval-approvers", "x-approval-expires"})
+BLOCK_FIELDS = frozenset(
+    {
+        "x-sender",
+        "x-receiver",
+        "x-createdby",
+        "x-endofinjectedxheaders",
+        "x-helodomain",
+        "x-source",
+        "x-sourceipaddress",
+        "x-extendedmessageprops",
+    }
+)
+_REMOVED = frozenset({"bcc", "resent-bcc", "return-path", "content-length"}) | APPROVAL_FIELDS
+
+_LINE_END = re.compile(rb"\r\n|\r|\n")
+_FIELD = re.compile(rb"[^\r\n]*+(?:(?:\r\n|\r|\n)[ \t][^\r\n]*+)*+(?:\r\n|\r|\n)?+")
+_FIRST_LINE = re.compile(rb"[^\r\n]*+(?:\r\n|\r|\n)?+")
+_NAME = re.compile(rb"([!-9;-~]++)[ \t]*+:")  # RFC 5322 sections 2.2 and 4.5.8 (blanks before the colon)
+_MBOX = re.compile(rb"From (?![ \t]*+:)")
+
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Why nothing can be made of a file: a sentence for people, without control characters."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One header field. `raw` is all of it, with its line end (the file's last field may have none)."""
+
+    name: str  # as written
+    raw: bytes
+    offset: int  # of its first byte in the file
+
+    @property
+    def key(self) -> str:
+        """The name in lower case: field names are case-insensitive (RFC 5322 section 1.2.2)."""
+        return self.name.lower()
+
+    @property
+    def content(self) -> bytes:
+        """The bytes behind the colon, line end included."""
+        return self.raw[self.raw.index(b":") + 1 :]
+
+    @property
+    def text(self) -> str:
+        """The content, still folded, for reading addresses: bytes that are not UTF-8 become lone surrogates."""
+        return self.content.decode("utf-8", "surrogateescape").strip(" \t\r\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The fields in order. `body` is the offset of the first byte behind the empty line, or the file's size."""
+
+    fields: tuple[Field, ...]
+    body: int
+    mbox_line: bytes = b""  # the `From ` line at the very top, line end included
+    empty_line: bool = True  # False: the file ends with its last field
+
+    def named(self, *keys: str) -> list[Field]:
+        """The fields of these names (in lower case), in the order of the file."""
+        return [field for field in self.fields if field.key in keys]
+
+
+def split_header(data: bytes, limit: int = MAX_HEADER, *, complete: bool = True) -> Header | Unreadable:
+    """The header at the start of `data`, the first bytes of a file.
+
+    `limit` is the largest header taken, in bytes, with its empty line. `complete`: `data` is the whole file, so its
+    end may end the header; otherwise it holds at least the first `limit` bytes.
+    """
+    if not data:
+        return Unreadable("the file is empty")
+    if data.startswith(b"\xef\xbb\xbf"):
+        return Unreadable("the file begins with a byte order mark: write it as UTF-8 without one")
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return Unreadable("the file is UTF-16: write it as UTF-8 without a byte order mark")
+    whole = complete and len(data) <= limit
+    data = data[:limit]
+    first = _FIRST_LINE.match(data)
+    mbox_line = first[0] if first and _MBOX.match(data) else b""
+    position = len(mbox_line)
+    fields: list[Field] = []
+    while position < len(data) and data[position] not in b"\r\n":
+        name = _NAME.match(data, position)
+        if name is None:
+            return _not_a_field(data, position, fields)
+        match = _FIELD.match(data, position)
+        assert match is not None  # it matches any bytes
+        if b"\0" in match[0]:
+            return Unreadable(f"line {_line(data, match.start())} of the header holds a NUL byte: this is not a mail")
+        if len(fields) == MAX_FIELDS:
+            return Unreadable(f"the header has more than {MAX_FIELDS} fields")
+        fields.append(Field(name[1].decode("ascii"), match[0], position))
+        position = match.end()
+    empty_line = _LINE_END.match(data, position)
+    # A CR that is the last byte seen may be half of a CRLF.
+    if not whole and (empty_line is None or (empty_line[0] == b"\r" and empty_line.end() == len(data))):
+        return Unreadable(f"the header is longer than {limit} bytes: an empty line must end it before")
+    if not fields:
+        return Unreadable("the file has no header: it must begin with fields such as From: and To:, without empty line")
+    if empty_line is None:
+        return Header(tuple(fields), len(data), mbox_line, empty_line=False)
+    return Header(tuple(fields), empty_line.end(), mbox_line)
+
+
+def _not_a_field(data: bytes, position: int, fields: list[Field]) -> Unreadable:
+    match = _FIRST_LINE.match(data, position)
+    line = match[0] if match else b""
+    excerpt = shown(line[:60].decode("utf-8", "backslashreplace").rstrip("\r\n"))
+    where = f"line {_line(data, position)} ({excerpt})"
+    if b"\0" in line:
+        return Unreadable(f"{where} holds a NUL byte: this is not a mail")
+    if not fields:
+        return Unreadable(f"{where} is no header field: a mail begins with fields such as From: and To:")
+    return Unreadable(f"{where} is no header field: an empty line must separate header and body")
+
+
+def _line(data: bytes, position: int) -> int:
+    return 1 + sum(1 for _ in _LINE_END.finditer(data, 0, position))
+
+
+def pickup_block(header: Header) -> tuple[Field, ...]:
+    """The X-Sender/X-Receiver block: the very first fields, and only if one of these two is among them."""
+    block: list[Field] = []
+    for field in header.fields:
+        if field.key not in BLOCK_FIELDS:
+            break
+        block.append(field)
+    return tuple(block) if any(field.key in ("x-sender", "x-receiver") for field in block) else ()
+
+
+def removed(header: Header, *, pickup: bool) -> tuple[str, ...]:
+    """What `edit` takes away: the names as written, in order; "From " is the mbox line."""
+    block = set(pickup_block(header)) if pickup else set()
+    names = [field.name for field in header.fields if field in block or field.key in _REMOVED]
+    return ("From ", *names) if header.mbox_line else tuple(names)
+
+
+def edit(
+    header: Header,
+    *,
+    queue_id: str,
+    node: str,
+    arrived_at: float,
+    uid: int | None,
+    pickup: bool,
+    from_address: str,
+    rewrite_from: RewriteFrom,
+    sender: str,
+) -> bytes:
+    """The header as it goes on the wire: CRLF only, with the empty line if the file has one; the body follows.
+
+    The same arguments give the same bytes, so every try of a message sends the same. `arrived_at` is in seconds
+    since the epoch, `uid` the owner of the file, `sender` the envelope's before `from_address` was applied: with the
+    null sender no From is touched. `pickup`: the folder's envelope rule is "pickup", so an X-Sender/X-Receiver block
+    at the top goes. `queue_id` and `node` must be atoms (RFC 5322 section 3.2.3); the Message-ID is made of them
+    alone, as nothing else is sure to be the same after a reload.
+    """
+    block = set(pickup_block(header)) if pickup else set()
+    kept = [field for field in header.fields if field not in block and field.key not in _REMOVED]
+    when = _date(arrived_at)
+    owner = "" if uid is None else f" (uid {uid})"
+    # RFC 5321 section 4.4; without "from", since no host handed this mail in.
+    lines = [f"Received: by {node} (mailrelayd) with local id {queue_id}{owner};\r\n\t{when}\r\n".encode()]
+    if from_address and sender and rewrite_from in ("always", "if-missing"):
+        lines += _with_from(kept, from_address, replace=rewrite_from == "always")
+    else:
+        lines += [field.raw for field in kept]
+    present = {field.key for field in kept}
+    # At the end, so that our Received stays next to older ones (RFC 5322 section 3.6.7).
+    added = []
+    if "message-id" not in present:
+        added.append(f"Message-ID: <{queue_id}@{node}>\r\n".encode())
+    if "date" not in present:
+        added.append(f"Date: {when}\r\n".encode())
+    return b"".join(_with_crlf(line) for line in lines + added) + (b"\r\n" if header.empty_line else b"")
+
+
+def _with_from(fields: list[Field], from_address: str, *, replace: bool) -> list[bytes]:
+    """The raw fields with `from_address` as From; the author's own From becomes Reply-To unless there is one."""
+    authors = [field for field in fields if field.key == "from"]
+    ours = f"From: {from_address}\r\n".encode()
+    if not authors:
+        return [*(field.raw for field in fields), ours]
+    if not replace or _addresses(authors) == [from_address]:
+        return [field.raw for field in fields]
+    lines: list[bytes] = []
+    for field in fields:
+        if field is authors[0]:
+            lines.append(ours)
+            if not any(other.key == "reply-to" for other in fields):
+                lines.append(
+                    b"Reply-To:" + b",".join(author.content.rstrip(b" \t\r\n") for author in authors) + b"\r\n"
+                )
+        elif field.key != "from":
+            lines.append(field.raw)
+    return lines
+
+
+def _addresses(fields: list[Field]) -> list[str] | None:
+    try:
+        return [address for field in fields for address in read_list(field.text)]
+    except AddressError:
+        return None
+
+
+def _with_crlf(raw: bytes) -> bytes:
+    line = _LINE_END.sub(b"\r\n", raw)
+    return line if line.endswith(b"\r\n") else line + b"\r\n"
+
+
+def _date(seconds: float) -> str:
+    """RFC 5322 section 3.3, in UTC and in English whatever the locale."""
+    at = datetime.fromtimestamp(int(seconds), UTC)
+    return f"{_DAYS[at.weekday()]}, {at.day:02} {_MONTHS[at.month - 1]} {at.year:04} {at:%H:%M:%S} +0000"
