@@ -1,0 +1,412 @@
+"""The way to the smarthost: DNS, TCP, TLS, EHLO, AUTH, and then a `Session` for the mail transactions.
+
+aiosmtplib does greeting, EHLO, STARTTLS and the classic AUTH mechanisms, through its public API and on its happy path
+only: after any exception the connection is dropped, because the library may pair an answer with the wrong command then.
+After AUTH its transport is given to our own pipeline.
+
+Whatever goes wrong here is the route's fault and no message's: it is always a `RouteTrouble`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+import ssl
+from base64 import b64decode, b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import aiosmtplib
+
+from mailrelayd.outbound import sasl, tls
+from mailrelayd.outbound.pipeline import printable, response
+from mailrelayd.outbound.session import Deadlines, Session
+from mailrelayd.outbound.values import Extensions, Response, Stage
+
+BODY_STALL = 180.0
+"""Seconds without progress in a body before the connection is given up (RFC 5321 section 4.5.3.2.5)."""
+
+_LEVELS: Final = ("none", "starttls", "tls")  # the later the safer
+_HELO_INSTEAD: Final = (500, 502)  # RFC 5321 section 3.2: a server without EHLO
+
+
+class Account(Protocol):
+    """The keys of an [outbound.NAME] table that matter here; times in seconds."""
+
+    @property
+    def host(self) -> str: ...
+    @property
+    def port(self) -> int | None: ...  # None: the usual ones for `security`
+    @property
+    def security(self) -> str: ...  # tls | starttls | auto | none
+    @property
+    def allow_plaintext(self) -> bool: ...
+    @property
+    def auth(self) -> str: ...  # none | password | oauth2
+    @property
+    def connect_timeout(self) -> float: ...
+    @property
+    def command_timeout(self) -> float: ...
+    @property
+    def data_timeout(self) -> float: ...
+    @property
+    def tls(self) -> tls.TlsSettings: ...
+
+
+class Remembered(Protocol):
+    """The safest way that ever led to this account's server: with security = "auto" nothing less is taken."""
+
+    def best(self) -> tuple[str, int] | None:
+        """Level (tls, starttls or none) and port; None: nothing seen yet."""
+
+    def saw(self, level: str, port: int) -> None:
+        """A connection came about this way, and it is not what `best` says."""
+
+
+class RouteTrouble(Exception):  # noqa: N818 - it is a state of the route more than an error
+    """The way to the smarthost is closed. `response` says at which stage and why, in words for people."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__(f"{response.stage}: {response}")
+        self.response = response
+
+
+class _NoAddress(RouteTrouble):
+    """No other port would help."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    level: str
+    port: int
+
+
+async def connect(
+    account: Account, *, user: str = "", password: str = "", hello: str, remembered: Remembered | None = None
+) -> Session:
+    """Connect, secure, greet and log in. `hello` is our own name for EHLO.
+
+    `password` is the access token where the account says auth = "oauth2". Raises RouteTrouble for everything that can
+    go wrong up to AUTH; nothing is left open then.
+    """
+    if not hello.isascii() or not hello.isprintable() or not hello or " " in hello:
+        raise _trouble(Stage.EHLO, f"our own host name {hello!r} cannot be said in EHLO")
+    try:
+        context = await asyncio.to_thread(tls.context, account.tls)  # reads the CA files
+    except tls.TlsError as error:
+        raise _trouble(Stage.TLS, str(error)) from error
+    opening = _Opening(account, user, password, hello, context)
+    if account.security == "auto":
+        return await _connect_auto(opening, remembered)
+    return await opening.open(_ways(account)[0])
+
+
+async def _connect_auto(opening: _Opening, remembered: Remembered | None) -> Session:
+    """Try the ways from the safest on; the first server that answers in SMTP has the last word."""
+    seen = remembered.best() if remembered is not None else None
+    failures: list[tuple[_Way, RouteTrouble]] = []
+    for way in _ways(opening.account, seen):
+        try:
+            session = await opening.open(way)
+        except RouteTrouble as trouble:
+            if isinstance(trouble, _NoAddress) or trouble.response.code or trouble.response.stage is Stage.AUTH:
+                raise
+            failures.append((way, trouble))
+            continue
+        if remembered is not None and seen != (way.level, way.port):
+            remembered.saw(way.level, way.port)
+        return session
+    text = "; ".join(f"{way.level} on port {way.port}: {trouble.response.text}" for way, trouble in failures)
+    if seen is not None and seen[0] != "none":
+        text += f"; less than {seen[0]} is refused, this server has offered it before"
+    raise _trouble(failures[0][1].response.stage, text)
+
+
+def _ways(account: Account, seen: tuple[str, int] | None = None) -> list[_Way]:
+    """Which level on which port, in order. With "auto" nothing below the level `seen`, and that way first."""
+    usual = {"tls": (465,), "starttls": (587, 25), "none": (25, 587)}
+    if account.security != "auto":
+        return [_Way(account.security, account.port or usual[account.security][0])]
+    levels = ["tls", "starttls"]
+    if account.allow_plaintext and account.auth == "none":
+        levels.append("none")
+    ways = [_Way(level, port) for level in levels for port in ((account.port,) if account.port else usual[level])]
+    if seen is None:
+        return ways
+    least = _LEVELS.index(seen[0])
+    return sorted(
+        (way for way in ways if _LEVELS.index(way.level) >= least), key=lambda way: (way.level, way.port) != seen
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    """What every way needs."""
+
+    account: Account
+    user: str
+    password: str
+    hello: str
+    context: ssl.SSLContext
+
+    async def open(self, way: _Way) -> Session:
+        """One connection from DNS to AUTH."""
+        account = self.account
+        sock, relay = await _dial(account.host, way.port, account.connect_timeout)
+        smtp = aiosmtplib.SMTP(
+            hostname=account.tls.server_name or account.host,
+            local_hostname=self.hello,  # else the library asks DNS, outside every deadline
+            sock=sock,
+            use_tls=way.level == "tls",
+            start_tls=False,
+            tls_context=self.context,
+            timeout=account.command_timeout,
+        )
+        try:
+            await self._greet(smtp)
+            if way.level == "tls":
+                self._check_pin(smtp)
+            await self._ehlo(smtp, helo=way.level == "none" and account.auth == "none")
+            if way.level == "starttls":
+                await self._starttls(smtp)
+                await self._ehlo(smtp)  # RFC 3207 section 4.2: what was said before TLS counts for nothing
+            if account.auth != "none":
+                await self._authenticate(smtp)
+            return self._session(smtp, relay)
+        except BaseException:
+            _drop(smtp, sock)
+            raise
+
+    def _session(self, smtp: aiosmtplib.SMTP, relay: str) -> Session:
+        account = self.account
+        stall = max(BODY_STALL, account.command_timeout)
+        deadlines = Deadlines(command=account.command_timeout, data=account.data_timeout, stall=stall)
+        transport = smtp.transport
+        if not isinstance(transport, asyncio.Transport) or transport.is_closing():
+            raise _trouble(Stage.IDLE, "the server closed the connection")
+        cipher = transport.get_extra_info("cipher")
+        return Session(
+            transport, _extensions(smtp), deadlines, relay=relay, tls=f"{cipher[1]} {cipher[0]}" if cipher else ""
+        )
+
+    async def _greet(self, smtp: aiosmtplib.SMTP) -> None:
+        """TLS where it is implicit, and the greeting: the library does both in one call."""
+        try:
+            with self._at(Stage.GREETING):
+                await smtp.connect()
+        except RouteTrouble as trouble:
+            # Only the error below the library's own tells a failed handshake from a missing greeting.
+            error = trouble.__cause__
+            below = error.__cause__ if error is not None else None
+            if smtp.use_tls and isinstance(below, OSError) and not isinstance(below, aiosmtplib.SMTPException):
+                raise _trouble(Stage.TLS, tls.explain(below, self.account.tls)) from below
+            if not smtp.use_tls and isinstance(error, TimeoutError):
+                hint = 'a port that expects TLS from the first byte keeps silent like this: security = "tls"?'
+                raise _trouble(Stage.GREETING, f"{trouble.response.text}; {hint}") from error
+            raise
+
+    async def _ehlo(self, smtp: aiosmtplib.SMTP, *, helo: bool = False) -> None:
+        """EHLO; with `helo`, an old server may do without: it has neither TLS nor AUTH to offer then."""
+        with self._at(Stage.EHLO):
+            try:
+                await smtp.ehlo()
+            except aiosmtplib.SMTPHeloError as error:
+                if not helo or error.code not in _HELO_INSTEAD:
+                    raise
+                await smtp.helo()
+
+    async def _starttls(self, smtp: aiosmtplib.SMTP) -> None:
+        if not smtp.supports_extension("starttls"):
+            raise _trouble(
+                Stage.STARTTLS,
+                'server offers no STARTTLS; set security = "tls" if it has a port for TLS (465), or mend the server',
+            )
+        try:
+            with self._at(Stage.STARTTLS):
+                await smtp.starttls()
+        except RouteTrouble as trouble:
+            error = trouble.__cause__
+            if isinstance(error, aiosmtplib.SMTPException):
+                error = error.__cause__  # of its own errors, those from the handshake have one from below
+            if isinstance(error, OSError) and not isinstance(error, asyncio.TimeoutError):
+                raise _trouble(Stage.TLS, tls.explain(error, self.account.tls)) from error
+            raise
+        self._check_pin(smtp)
+
+    def _check_pin(self, smtp: aiosmtplib.SMTP) -> None:
+        pin = self.account.tls.fingerprint
+        if not pin:
+            return
+        ssl_object = smtp.get_transport_info("ssl_object")
+        try:
+            tls.check_pin(pin, ssl_object.getpeercert(binary_form=True))
+        except tls.TlsError as error:
+            raise _trouble(Stage.TLS, str(error)) from error
+
+    async def _authenticate(self, smtp: aiosmtplib.SMTP) -> None:
+        """Log in with exactly one mechanism: a second try with the same password could lock the account."""
+        if smtp.get_transport_info("sslcontext") is None:
+            raise _trouble(Stage.AUTH, 'a password never travels in clear: set security = "starttls" or "tls"')
+        wanted = sasl.TOKEN_MECHANISMS if self.account.auth == "oauth2" else sasl.PASSWORD_MECHANISMS
+        mechanism = sasl.choose(smtp.server_auth_methods, wanted)
+        if mechanism is None:
+            offered = " ".join(smtp.server_auth_methods).upper() or "nothing"
+            raise _trouble(Stage.AUTH, f"server offers {offered} for AUTH, we can {', '.join(wanted)}")
+        with self._at(Stage.AUTH):
+            async with asyncio.timeout(self.account.command_timeout):
+                await self._log_in(smtp, mechanism)
+
+    async def _log_in(self, smtp: aiosmtplib.SMTP, mechanism: str) -> None:
+        match mechanism:
+            case "SCRAM-SHA-256":
+                await _scram(smtp, sasl.ScramSha256(self.user, self.password, secrets.token_urlsafe(24)))
+            case "PLAIN":
+                if "\0" in self.user + self.password:  # RFC 4616 section 2: NUL separates the fields
+                    raise sasl.SaslError("user or password holds a NUL")
+                await smtp.auth_plain(self.user, self.password)
+            case "LOGIN":
+                await smtp.auth_login(self.user, self.password)
+            case "CRAM-MD5":
+                await smtp.auth_crammd5(self.user, self.password)
+            case "XOAUTH2":
+                await smtp.auth_xoauth2(self.user, self.password)
+            case _:
+                await _oauth_bearer(smtp, sasl.oauth_bearer(self.user, self.password))
+
+    @contextmanager
+    def _at(self, stage: Stage) -> Iterator[None]:
+        """Every failure inside is a RouteTrouble of this stage, with the failure as its cause."""
+        try:
+            yield
+        except aiosmtplib.SMTPResponseException as error:
+            raise _refused(stage, error.code, error.message) from error
+        except TimeoutError as error:
+            asked = "no greeting" if stage is Stage.GREETING else f"no answer to {stage.upper()}"
+            raise _trouble(stage, f"{asked} within {self.account.command_timeout:g} s") from error
+        except aiosmtplib.SMTPServerDisconnected as error:
+            raise _trouble(stage, "the server closed the connection") from error
+        except (aiosmtplib.SMTPException, sasl.SaslError, OSError) as error:
+            raise _trouble(stage, str(error) or type(error).__name__) from error
+
+
+async def _scram(smtp: aiosmtplib.SMTP, scram: sasl.ScramSha256) -> None:
+    """RFC 5802 in the frame of RFC 4954: the server's last word comes as one more challenge."""
+    challenge = scram.challenge(await _challenge(smtp, b"AUTH", b"SCRAM-SHA-256", b64encode(scram.first())))
+    salted = await asyncio.to_thread(scram.salted_password, challenge)
+    final, signature = scram.final(challenge, salted)
+    sasl.check_signature(await _challenge(smtp, b64encode(final)), signature)
+    await _accepted(smtp, b"")
+
+
+async def _oauth_bearer(smtp: aiosmtplib.SMTP, message: bytes) -> None:
+    answer = await smtp.execute_command(b"AUTH", b"OAUTHBEARER", b64encode(message))
+    if answer.code == aiosmtplib.SMTPStatus.auth_continue:
+        # RFC 7628 section 3.2.3: the challenge is the error, and wants a dummy answer before the refusal itself.
+        answer = await smtp.execute_command(b"AQ==")
+    if answer.code != aiosmtplib.SMTPStatus.auth_successful:
+        raise aiosmtplib.SMTPAuthenticationError(answer.code, answer.message)
+
+
+async def _challenge(smtp: aiosmtplib.SMTP, *command: bytes) -> bytes:
+    answer = await smtp.execute_command(*command)
+    if answer.code == aiosmtplib.SMTPStatus.auth_successful:
+        raise sasl.SaslError("the server let us in without proving that it knows the password")
+    if answer.code != aiosmtplib.SMTPStatus.auth_continue:
+        raise aiosmtplib.SMTPAuthenticationError(answer.code, answer.message)
+    try:
+        return b64decode(answer.message, validate=True)
+    except ValueError as error:
+        raise sasl.SaslError("the server's challenge is no base64") from error
+
+
+async def _accepted(smtp: aiosmtplib.SMTP, *command: bytes) -> None:
+    answer = await smtp.execute_command(*command)
+    if answer.code != aiosmtplib.SMTPStatus.auth_successful:
+        raise aiosmtplib.SMTPAuthenticationError(answer.code, answer.message)
+
+
+async def _dial(host: str, port: int, seconds: float) -> tuple[socket.socket, str]:
+    """A connected socket and "host[ip]:port". Every address gets its share of the time that is left."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    addresses = await _resolve(host, port, seconds)
+    failures = []
+    for left, (family, kind, protocol, _, address) in zip(range(len(addresses), 0, -1), addresses, strict=True):
+        relay = f"{host}[{address[0]}]:{port}"
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            async with asyncio.timeout((deadline - loop.time()) / left):
+                await loop.sock_connect(sock, address)
+        except TimeoutError:
+            failures.append(f"{relay}: no answer in time")
+        except OSError as error:
+            failures.append(f"{relay}: {_os_text(error)}")
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock, relay
+        sock.close()
+    raise _trouble(Stage.CONNECT, "; ".join(failures))
+
+
+async def _resolve(host: str, port: int, seconds: float) -> list[tuple[int, int, int, str, Any]]:
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(seconds):
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except TimeoutError as error:
+        raise _no_address(f"host name {host!r} was not resolved within {seconds:g} s") from error
+    except (OSError, UnicodeError) as error:
+        reason = _os_text(error) if isinstance(error, OSError) else str(error)
+        raise _no_address(f"host name {host!r} cannot be resolved: {reason}") from error
+    return list(dict.fromkeys(found))  # a name may be listed twice in /etc/hosts
+
+
+def _drop(smtp: aiosmtplib.SMTP, sock: socket.socket) -> None:
+    """Let go of a connection that is not to be used any more, without waiting for anything."""
+    if isinstance(smtp.transport, asyncio.Transport):
+        smtp.transport.abort()
+    # After an error the library has forgotten its transport, which may be saying goodbye to a server that does not
+    # listen. Shut down, it has nobody to wait for. The socket stays the transport's to close.
+    with suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+def _extensions(smtp: aiosmtplib.SMTP) -> Extensions:
+    size = smtp.esmtp_extensions.get("size")
+    return Extensions(
+        pipelining=smtp.supports_extension("pipelining"),
+        size=None if size is None else int(size) if size.strip().isdecimal() else 0,
+        eight_bit_mime=smtp.supports_extension("8bitmime"),
+        smtputf8=smtp.supports_extension("smtputf8"),
+    )
+
+
+def _refused(stage: Stage, code: int, message: str) -> RouteTrouble:
+    """From the library's code and text: lines joined by LF, foreign bytes as surrogates, -1 for nonsense."""
+    text = message.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    if 400 <= code < 600:
+        return RouteTrouble(response(stage, code, text.split("\n")))
+    return _trouble(stage, f"unexpected answer {code}: {text}" if code > 0 else text)
+
+
+def _trouble(stage: Stage, text: str) -> RouteTrouble:
+    return RouteTrouble(Response(stage, 0, "", printable(text)))
+
+
+def _no_address(text: str) -> RouteTrouble:
+    return _NoAddress(Response(Stage.CONNECT, 0, "", printable(text)))
+
+
+def _os_text(error: OSError) -> str:
+    """Without asyncio's "Connect call failed ('...', 25)", which hides the reason."""
+    if error.errno is not None and not isinstance(error, socket.gaierror):
+        return os.strerror(error.errno).lower()
+    return (error.strerror or str(error) or type(error).__name__).lower()

@@ -1,0 +1,118 @@
+"""TLS as configured: the context, the pin, and what went wrong in words."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import ssl
+from typing import Final, Protocol
+
+_VERSIONS: Final = {
+    "1.0": ssl.TLSVersion.TLSv1,
+    "1.1": ssl.TLSVersion.TLSv1_1,
+    "1.2": ssl.TLSVersion.TLSv1_2,
+    "1.3": ssl.TLSVersion.TLSv1_3,
+}
+# X509_V_ERR_* of OpenSSL's x509_vfy.h
+_VERIFY_ERRORS: Final = {
+    9: "the server's certificate is not valid yet: is the clock right?",
+    10: "the server's certificate has expired",
+    18: "the server's certificate is self-signed: give its CA in ca_file, or its fingerprint",
+    19: "the server's certificate comes from a private CA: give it in ca_file, or the certificate's fingerprint",
+    20: "the server's certificate comes from an unknown CA: give the CA in ca_file, or the certificate's fingerprint",
+    21: "the server's certificate comes from an unknown CA: give the CA in ca_file, or the certificate's fingerprint",
+    23: "the server's certificate has been revoked",
+}
+
+# What OpenSSL, by version, calls an SMTP greeting where a TLS record should be.
+_PLAIN_TEXT: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST")
+
+
+class TlsSettings(Protocol):
+    """The keys of an account's tls table; an empty string means not given."""
+
+    @property
+    def minimum(self) -> str: ...  # "1.2"
+    @property
+    def maximum(self) -> str: ...
+    @property
+    def ca_file(self) -> str: ...
+    @property
+    def certificate(self) -> str: ...
+    @property
+    def key(self) -> str: ...
+    @property
+    def server_name(self) -> str: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def verify(self) -> bool: ...
+
+
+class TlsError(Exception):
+    """The settings cannot be used, or the server's certificate is not the one that was pinned."""
+
+
+def context(settings: TlsSettings) -> ssl.SSLContext:
+    """A client's context. Reads the files it names (blocking). Raises TlsError that says which one is wrong."""
+    made = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
+    if settings.minimum:
+        made.minimum_version = _version("minimum", settings.minimum)
+    if settings.maximum:
+        made.maximum_version = _version("maximum", settings.maximum)
+    if not settings.verify:
+        made.check_hostname = False
+        made.verify_mode = ssl.CERT_NONE
+    try:
+        if settings.ca_file:
+            made.load_verify_locations(cafile=settings.ca_file)
+    except OSError as error:  # ssl.SSLError is one
+        raise TlsError(f"ca_file {settings.ca_file!r} cannot be used: {error}") from error
+    try:
+        if settings.certificate:
+            # The empty password keeps OpenSSL from asking for one on the terminal.
+            made.load_cert_chain(settings.certificate, settings.key or None, password="")
+    except OSError as error:
+        raise TlsError(f"certificate {settings.certificate!r} and its key cannot be used: {error}") from error
+    return made
+
+
+def check_pin(pin: str, certificate: bytes | None) -> None:
+    """Raises TlsError unless `certificate` (DER, the leaf) has the sha256 digest `pin`.
+
+    `pin` is 64 hex digits, with or without colons, spaces and a "sha256:" in front.
+    """
+    wanted = re.sub(r"[:\s]", "", re.sub(r"^sha-?256[:=]", "", pin.strip().lower()))
+    if not re.fullmatch(r"[0-9a-f]{64}", wanted):
+        raise TlsError("fingerprint must be a sha256 digest: 64 hex digits")
+    seen = hashlib.sha256(certificate or b"").hexdigest()
+    if not hmac.compare_digest(wanted, seen):
+        raise TlsError(f"the server's certificate is not the pinned one; its fingerprint is {seen}")
+
+
+def explain(error: BaseException, settings: TlsSettings) -> str:
+    """A failed handshake for people: what is wrong and which key mends it."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        known = _VERIFY_ERRORS.get(error.verify_code)
+        return known or f"the server's certificate is not accepted: {error.verify_message}"
+    limits = f"TLS versions we take: minimum {settings.minimum or 'default'}, maximum {settings.maximum or 'none'}"
+    if not isinstance(error, ssl.SSLError) or isinstance(error, ssl.SSLEOFError):
+        what = str(error).lower() or "the server closed the connection"
+        return f"TLS handshake failed: {what} ({limits})"
+    reason = (error.reason or "").upper()
+    said = reason.lower().replace("_", " ") or str(error)
+    if reason in _PLAIN_TEXT:
+        return 'this port speaks plain text: set security = "starttls", or the port for TLS (465)'
+    if "PROTOCOL" in reason or "VERSION" in reason or "HANDSHAKE_FAILURE" in reason:
+        return f"no TLS version or cipher in common with the server: {said} ({limits})"
+    if "CERTIFICATE" in reason:  # an alert: the server wants a client certificate, or another one
+        return f"the server does not accept our certificate: {said}"
+    return f"TLS handshake failed: {said}"
+
+
+def _version(key: str, text: str) -> ssl.TLSVersion:
+    try:
+        return _VERSIONS[text]
+    except KeyError:
+        raise TlsError(f"{key} = {text!r} is no TLS version: use one of {', '.join(_VERSIONS)}") from None
