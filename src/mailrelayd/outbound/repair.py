@@ -1,0 +1,88 @@
+"""At start: finish what a crash left undone. Every row of the state table that is not at rest is dealt with here."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from mailrelayd import durable
+from mailrelayd.outbound import queueid
+from mailrelayd.outbound.record import Record, RecordError
+from mailrelayd.outbound.stored import ORPHAN, Reader, ids_in
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What stands in the queue once it has been repaired."""
+
+    plain: set[str]  # without a record
+    records: dict[str, Record | None]  # None: newer or damaged
+    newest: int  # microseconds of the youngest id anywhere
+
+
+def repair(reader: Reader, sent: durable.Folder, directory: Path) -> Found:
+    """Bring every message to rest in one place. Raises OSError."""
+    queue, failed = reader.queue, reader.failed
+    for folder in (queue, failed, sent):
+        folder.sweep()
+    queued, queue_records = ids_in(queue)
+    given_up, failed_records = ids_in(failed)
+    for queue_id in sorted(failed_records):
+        back = queue_id in queue_records and _revision(reader, queue_id) > _revision(reader, queue_id, failed=True)
+        if back:  # `retry` was cut short: its new record is on disk, so it goes on
+            _move(queue_id, failed, queue, given_up, queued)
+            failed.remove(f"{queue_id}.json", sync=False)
+            continue
+        # `fail` was cut short: its record in failed/ is the commit point
+        _move(queue_id, queue, failed, queued, given_up)
+        if queue_id in queue_records:
+            queue.remove(f"{queue_id}.json", sync=False)
+            queue_records.discard(queue_id)
+        if queue_id not in given_up and failed.stat(f"{queue_id}{ORPHAN}") is None:
+            failed.remove(f"{queue_id}.json", sync=False)  # a pickup file was being refused: it is still there
+    for queue_id in queue_records - queued:
+        # Either a claim that did not get to its rename (the file still stands in the pickup folder, with its
+        # sidecar) or a message whose removal was cut short. Both times the record means nothing.
+        queue.remove(f"{queue_id}.json", sync=False)
+    records: dict[str, Record | None] = {}
+    for queue_id in sorted(queue_records & queued):
+        entry = None
+        with suppress(RecordError):
+            entry = reader.record(queue_id)
+            if entry is not None:
+                _finish_claim(directory / "pickup", entry)
+        records[queue_id] = entry
+    queue.sync()
+    failed.sync()
+    newest = max((queueid.microseconds(queue_id) for queue_id in queued | given_up), default=0)
+    return Found(queued - queue_records, records, newest)
+
+
+def _move(queue_id: str, source: durable.Folder, target: durable.Folder, there: set[str], here: set[str]) -> None:
+    if queue_id in there:
+        source.move(f"{queue_id}.eml", target, f"{queue_id}.eml")
+        there.discard(queue_id)
+        here.add(queue_id)
+
+
+def _revision(reader: Reader, queue_id: str, *, failed: bool = False) -> int:
+    try:
+        found = reader.record(queue_id, failed=failed)
+    except RecordError:
+        return 0
+    return found.revision if found else 0
+
+
+def _finish_claim(pickup: Path, entry: Record) -> None:
+    """Remove the sidecar of a message that was claimed, unless another file took its name since."""
+    if entry.claim is None:
+        return
+    with suppress(OSError):
+        folder = durable.Folder(pickup / entry.claim.folder)
+        try:
+            there = folder.stat(entry.claim.name)
+            if there is not None and there.st_ino == entry.claim.inode:
+                folder.remove(entry.claim.name)
+        finally:
+            folder.close()

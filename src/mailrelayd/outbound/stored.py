@@ -1,0 +1,165 @@
+"""What stands in the spool's folders, read without changing it: for the queue, and for commands without a daemon."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from mailrelayd import durable
+from mailrelayd.outbound import queueid, record
+from mailrelayd.outbound.envelope import EnvelopeRule, read_envelope
+from mailrelayd.outbound.headers import Header, RewriteFrom, Unreadable, split_header
+from mailrelayd.outbound.queue import Entry, Place
+from mailrelayd.outbound.record import Record, RecordError
+from mailrelayd.outbound.values import Envelope, Progress, QueuedMessage
+
+HEADER_LIMIT = 1 << 20  # bytes; the pickup refuses a longer header
+FIRST_READ = 1 << 14  # bytes; nearly every header ends within them
+RECORD_LIMIT = 64 << 20  # bytes of ID.json: some 100,000 recipients
+ORPHAN = ".env.json"  # a sidecar that lost its message
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a header tells its envelope: [spool] envelope, and the account's from_address and rewrite_from."""
+
+    rule: EnvelopeRule = "headers"
+    from_address: str = ""
+    rewrite_from: RewriteFrom = "envelope"
+
+
+@dataclass(slots=True)
+class FileSource:
+    """The stored bytes of one message, through one descriptor."""
+
+    fd: int
+    stamp: tuple[int, int, int]
+    uid: int  # whose file it is
+
+    @property
+    def size(self) -> int:
+        """Bytes, as they were when it was claimed."""
+        return self.stamp[0]
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Bytes from `offset`, fewer only at the end."""
+        return durable.read_at(self.fd, offset, size)
+
+    def unchanged(self) -> bool:
+        """False as soon as somebody, who kept the file open, wrote to it."""
+        return stamp_of(os.fstat(self.fd)) == self.stamp
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def stamp_of(figures: os.stat_result) -> tuple[int, int, int]:
+    """What changes when somebody writes to a file, even if they set its times back (ctime cannot be set)."""
+    return figures.st_size, figures.st_mtime_ns, figures.st_ctime_ns
+
+
+class Reader:
+    """Reads the spool's folders without changing them: for commands while no daemon runs, and for the daemon."""
+
+    def __init__(self, directory: Path, reading: Reading) -> None:
+        """Raises OSError where the folders are not there or closed to us."""
+        self.queue = durable.Folder(directory / "queue")
+        self.failed = durable.Folder(directory / "failed")
+        self.reading = reading
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        self.queue.close()
+        self.failed.close()
+
+    def ids(self, *, failed: bool = False) -> list[str]:
+        """The ids of every waiting message, or of every failed one, in queue order."""
+        folder = self.failed if failed else self.queue
+        return sorted(name[:-4] for name in folder.names() if name.endswith(".eml") and queueid.valid(name[:-4]))
+
+    def record(self, queue_id: str, *, failed: bool = False) -> Record | None:
+        """What is written down beside a message; None: nothing. Raises RecordError, OSError."""
+        folder = self.failed if failed else self.queue
+        try:
+            return record.decode(folder.read(f"{queue_id}.json", limit=RECORD_LIMIT))
+        except FileNotFoundError:
+            return None
+
+    def message(self, queue_id: str, known: Record | None, *, failed: bool = False) -> QueuedMessage | Unreadable:
+        """The message as its record, or else its header, tells it. Raises OSError."""
+        folder = self.failed if failed else self.queue
+        descriptor = folder.open(f"{queue_id}.eml")
+        try:
+            size = os.fstat(descriptor).st_size
+            if known is not None and known.envelope is not None:
+                return QueuedMessage(queue_id, known.envelope, known.progress, size, known.rule, known.revision)
+            found = envelope_of(descriptor, self.reading)
+            if isinstance(found, Unreadable):
+                return found
+            progress = known.progress if known else Progress(queueid.arrived_at(queue_id))
+            return QueuedMessage(queue_id, found[0], progress, size, found[1], known.revision if known else 0)
+        finally:
+            os.close(descriptor)
+
+    def entry(self, queue_id: str, *, failed: bool = False) -> Entry | None:
+        """One message for people; None where it is not there. Raises OSError."""
+        reason = file = ""
+        hold, after = False, 0.0
+        try:
+            known = self.record(queue_id, failed=failed)
+        except RecordError as error:
+            known, reason, hold = None, str(error), True
+        try:
+            message = self.message(queue_id, known, failed=failed)
+        except FileNotFoundError:
+            return None
+        if isinstance(message, Unreadable):
+            empty = Progress(queueid.arrived_at(queue_id))
+            message = QueuedMessage(queue_id, Envelope("", ()), empty, 0, "unreadable")
+        if known is not None:
+            hold, file = known.hold, known.file
+            reason = known.detail or known.reason
+            waits = [r.next_attempt for r in known.progress.recipients.values() if r.next_attempt]
+            after = max(min(waits, default=0.0), known.progress.not_before)
+        if failed:
+            place = Place.FAILED
+        elif hold:
+            place = Place.HOLD
+        else:
+            place = Place.DEFERRED if after else Place.ACTIVE
+        return Entry(place, message, after, reason, file)
+
+
+def header_of(descriptor: int) -> Header | Unreadable:
+    """The header of a file. Nearly always within the first read, so the rest is read only where it is not."""
+    data = durable.read_at(descriptor, 0, FIRST_READ)
+    header = split_header(data, HEADER_LIMIT, complete=len(data) < FIRST_READ)
+    if isinstance(header, Unreadable) and len(data) == FIRST_READ:
+        data += durable.read_at(descriptor, FIRST_READ, HEADER_LIMIT + 1 - FIRST_READ)
+        header = split_header(data, HEADER_LIMIT, complete=True)
+    return header
+
+
+def envelope_of(descriptor: int, reading: Reading) -> tuple[Envelope, str] | Unreadable:
+    """The envelope that a file's header tells, and the rule that told it."""
+    header = header_of(descriptor)
+    if isinstance(header, Unreadable):
+        return header
+    derived = read_envelope(header, reading.rule, from_address=reading.from_address, rewrite_from=reading.rewrite_from)
+    return derived if isinstance(derived, Unreadable) else (derived.envelope, derived.rule)
+
+
+def ids_in(folder: durable.Folder) -> tuple[set[str], set[str]]:
+    """The ids that have a message in this folder, and those that have a record."""
+    messages, records = set(), set()
+    for name in folder.names():
+        stem, _, ending = name.partition(".")
+        if queueid.valid(stem) and ending == "eml":
+            messages.add(stem)
+        elif queueid.valid(stem) and ending == "json":
+            records.add(stem)
+    return messages, records
