@@ -1,0 +1,485 @@
+"""The pickup folder: when a file is ready, whether it may be taken, and the loop that takes it.
+
+What stands here was put here by somebody else. So nothing is followed, nothing blocks, nothing is deleted, and
+one bad entry never stops the others. inotify only says where to look first; the sweep is the truth.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pwd
+import stat
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+from asyncinotify import Inotify, Mask
+
+from mailrelayd import durable
+from mailrelayd.clock import Clock
+from mailrelayd.operate import events
+from mailrelayd.outbound import queueid
+from mailrelayd.outbound.envelope import MAX_SIDECAR, Derived, Sidecar, parse_sidecar, read_envelope
+from mailrelayd.outbound.headers import Unreadable, pickup_block
+from mailrelayd.outbound.record import Claim
+from mailrelayd.outbound.spool import Spool
+from mailrelayd.outbound.stored import ORPHAN, Reading, header_of, stamp_of
+from mailrelayd.outbound.values import Progress, QueuedMessage, Response, Stage
+
+SWEEP = 30.0  # seconds between two looks at everything (network file systems give no events)
+LINKED = 60.0  # seconds that a second link may last: some uploads link the final name, then unlink the first
+ORPHANED = 36 * 3600.0  # seconds after which a sidecar without message is put aside
+PIECE = 200  # files taken in one go, so that a burst does not make the first of it wait
+NOT_FINAL = (".tmp", ".part", ".partial", ".filepart", ".swp", ".crdownload", ".env.json")
+WATCHED = Mask.MOVED_TO | Mask.CLOSE_WRITE | Mask.CREATE
+
+
+def is_candidate(name: str, *, maildir: bool) -> bool:
+    """Whether a name may be a message at all: `*.eml` at the top, any final name in new/."""
+    lower = name.lower()
+    if name.startswith((".", "~")) or lower.endswith(NOT_FINAL):
+        return False
+    return maildir or lower.endswith(".eml")
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A file that may be taken now."""
+
+    figures: os.stat_result
+    derived: Derived
+    sidecar: Sidecar | None
+    claim: Claim | None
+    has_block: bool  # an X-Sender block stands at the top, whether or not it counts here
+    stamp: tuple[int, int, int] | None  # where its producer may still hold it open
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """Not yet: look again after so many seconds. `why` is for people who ask."""
+
+    seconds: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Left where it is until somebody changes it; said once."""
+
+    reason: str
+    hint: str
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """Can never be sent as it is: goes to failed/ with this sentence."""
+
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """[spool] and what else decides about a file; times in seconds, sizes in bytes."""
+
+    reading: Reading = field(default_factory=Reading)
+    settle: float = 2.0
+    max_message_size: int = 50 << 20
+    min_free: int = 0
+
+
+@lru_cache(maxsize=256)
+def owner_name(uid: int) -> str:
+    """The user's name, or its number where it has none (any more)."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+class Examiner:
+    """Decides about one file at a time. Remembers only what "has not changed for a while" needs."""
+
+    def __init__(self, rules: Rules, clock: Clock) -> None:
+        self.rules = rules
+        self._clock = clock
+        self._seen: dict[tuple[int, str], tuple[tuple[int, ...], float]] = {}
+        self._linked: dict[tuple[int, str], float] = {}
+
+    def forget(self, folder: durable.Folder, name: str) -> None:
+        """The file has been taken, or is gone."""
+        self._seen.pop((folder.fd, name), None)
+        self._linked.pop((folder.fd, name), None)
+
+    def look(self, folder: durable.Folder, name: str, *, renamed: bool) -> Ready | Later | Refused | Unusable | None:
+        """What to do with this name; None: there is nothing (any more). `renamed`: it arrived in one step."""
+        figures = folder.stat(name)
+        if figures is None:
+            return None
+        owner = owner_name(figures.st_uid)
+        if not stat.S_ISREG(figures.st_mode):
+            kind = _KINDS.get(stat.S_IFMT(figures.st_mode), "something else")
+            return Refused(f"is {kind}, not a regular file", "write the message itself under this name", owner)
+        if figures.st_nlink > 1 and (answer := self._hard_link(folder, name, figures, owner)):
+            return answer
+        if figures.st_size > self.rules.max_message_size:
+            reason = f"has {figures.st_size} bytes, more than max_message_size ({self.rules.max_message_size})"
+            return Refused(reason, "send less, or raise [spool] max_message_size and reload", owner)
+        at_once = renamed or self._is_old(figures)
+        if not at_once and (wait := self._settling(folder, name, figures)) > 0:
+            return Later(wait, "its producer may still be writing: it has to stay unchanged for [spool] settle")
+        try:
+            descriptor = folder.open(name)
+        except FileNotFoundError:
+            return None
+        except PermissionError:
+            mode = stat.S_IMODE(figures.st_mode)
+            return Refused(
+                f"cannot be read: mode {mode:04o}, owner {owner}",
+                "the producer must make it readable for the group, e.g. os.fchmod(fd, 0o640) before the rename",
+                owner,
+            )
+        try:
+            return self._open(folder, name, descriptor, renamed=renamed)
+        finally:
+            os.close(descriptor)
+
+    def _open(
+        self, folder: durable.Folder, name: str, descriptor: int, *, renamed: bool
+    ) -> Ready | Later | Refused | Unusable:
+        if not renamed and durable.being_written(descriptor):
+            return Later(max(self.rules.settle, 0.1), "its producer holds a lock on it")
+        figures = os.fstat(descriptor)
+        found = self._sidecar(folder, name, figures)
+        if isinstance(found, Refused | Unusable):
+            return found
+        sidecar, claim = found
+        if figures.st_size == 0:
+            return Unusable("the file is empty")
+        header = header_of(descriptor)
+        if isinstance(header, Unreadable):
+            return Unusable(header.reason)
+        reading = self.rules.reading
+        derived = read_envelope(
+            header,
+            reading.rule,
+            sidecar=sidecar,
+            from_address=reading.from_address,
+            rewrite_from=reading.rewrite_from,
+        )
+        if isinstance(derived, Unreadable):
+            return Unusable(derived.reason)
+        stamp = None if renamed else stamp_of(figures)
+        return Ready(figures, derived, sidecar, claim, bool(pickup_block(header)), stamp)
+
+    def _is_old(self, figures: os.stat_result) -> bool:
+        """Older than `settle` by both times: the mtime can be set back (cp -p), the ctime cannot."""
+        return self._clock.now() - max(figures.st_mtime, figures.st_ctime) >= self.rules.settle
+
+    def _settling(self, folder: durable.Folder, name: str, figures: os.stat_result) -> float:
+        """Seconds until the file will have been still for long enough; 0: it has."""
+        mono = self._clock.monotonic()
+        look = (figures.st_ino, *stamp_of(figures))
+        before, since = self._seen.get((folder.fd, name), (None, mono))
+        if before != look:
+            self._seen[folder.fd, name] = (look, mono)
+            since = mono
+        return max(since + self.rules.settle - mono, 0.0)
+
+    def _hard_link(
+        self, folder: durable.Folder, name: str, figures: os.stat_result, owner: str
+    ) -> Later | Refused | None:
+        mono = self._clock.monotonic()
+        first = self._linked.setdefault((folder.fd, name), mono)
+        if figures.st_nlink == 2 and mono - first < LINKED:
+            return Later(1.0, "it has a second name (hard link), as some uploads have for a moment")
+        return Refused(
+            f"has {figures.st_nlink} names (hard links): it may be somebody else's file",
+            "write a file of its own, or remove the other names",
+            owner,
+        )
+
+    def _sidecar(
+        self, folder: durable.Folder, name: str, figures: os.stat_result
+    ) -> tuple[Sidecar | None, Claim | None] | Refused | Unusable:
+        """NAME.env.json beside NAME or NAME.eml. It speaks for the message only if the same user wrote it."""
+        stem = name[:-4] if name.lower().endswith(".eml") else name
+        beside = next((n for n in dict.fromkeys((stem + ORPHAN, name + ORPHAN)) if folder.stat(n)), None)
+        if beside is None:
+            return None, None
+        there = folder.stat(beside)
+        owner = owner_name(figures.st_uid)
+        if there is None or not stat.S_ISREG(there.st_mode) or there.st_nlink != 1 or there.st_uid != figures.st_uid:
+            return Refused(
+                f"waits: its sidecar {beside} is not a regular file with one name that belongs to {owner}",
+                "the producer must write both, the sidecar first; or remove the sidecar",
+                owner,
+            )
+        try:
+            data = folder.read(beside, limit=MAX_SIDECAR + 1)
+        except OSError as error:
+            return Refused(f"waits: its sidecar {beside} cannot be read ({error.strerror})", "chmod g+r", owner)
+        sidecar = parse_sidecar(data)
+        if isinstance(sidecar, Unreadable):
+            return Unusable(sidecar.reason)
+        return sidecar, Claim("new" if folder.path.name == "new" else "", beside, there.st_ino)
+
+
+_KINDS = {
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    name: str
+    message: QueuedMessage
+    uid: int
+    stamp: tuple[int, int, int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    name: str
+    queue_id: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Trouble:
+    name: str
+    error: OSError
+
+
+_Result = _Taken | _Failed | _Trouble | Later | Refused
+
+
+class Pickup:
+    """The loop: events and sweeps in, claimed messages out, in order of (mtime, name)."""
+
+    def __init__(self, directory: Path, spool: Spool, rules: Rules, clock: Clock) -> None:
+        """Raises OSError where pickup/, pickup/tmp or pickup/new is not there."""
+        self._top = durable.Folder(directory)
+        self._new = durable.Folder(directory / "new")
+        self._spool = spool
+        self._clock = clock
+        self._examiner = Examiner(rules, clock)
+        self._rules = rules
+        self._hints: dict[tuple[int, str], bool] = {}  # (folder, name) -> it came by rename
+        self._again: dict[tuple[int, str], float] = {}  # when to look again, on clock.monotonic()
+        self._told: dict[tuple[int, str], str] = {}  # what was said about a file that stays
+        self._overflowed = False
+        self._full = False
+        self._news = asyncio.Event()
+        self.refused = 0  # files that stay until somebody changes them
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        self._top.close()
+        self._new.close()
+
+    def wake(self) -> None:
+        """Look again: `stop` was set."""
+        self._news.set()
+
+    async def run(self, stop: asyncio.Event, beat: Callable[[float], None]) -> None:
+        """Take what is ready until `stop`. `beat` is told within how many seconds it will be called again."""
+        with Inotify() as inotify:
+            for folder in (self._top, self._new):
+                inotify.add_watch(folder.path, WATCHED)
+            reader = asyncio.create_task(self._listen(inotify), name="inotify")
+            try:
+                sweep_at = self._clock.monotonic()
+                while not stop.is_set():
+                    beat(SWEEP * 2)
+                    mono = self._clock.monotonic()
+                    if mono >= sweep_at or self._overflowed:
+                        self._overflowed = False
+                        await self._sweep()
+                        sweep_at = mono + SWEEP
+                    await self._take_hinted(stop)
+                    until = min([sweep_at, *self._again.values()])
+                    if not self._hints:
+                        self._news.clear()
+                        if not stop.is_set():
+                            await self._clock.wait(self._news, max(until - self._clock.monotonic(), 0.0))
+                    self._ripen()
+                if reader.done():
+                    reader.result()
+            finally:
+                reader.cancel()
+                await asyncio.wait([reader])
+
+    async def _listen(self, inotify: Inotify) -> None:
+        async for event in inotify:
+            if event.name is None or event.watch is None:  # the kernel's queue overflowed: the sweep finds the rest
+                self._overflowed = True
+            else:
+                folder = self._new if event.watch.path == self._new.path else self._top
+                name = str(event.name)
+                if is_candidate(name, maildir=folder is self._new):
+                    renamed = bool(event.mask & Mask.MOVED_TO)
+                    key = (folder.fd, name)
+                    self._hints[key] = renamed or self._hints.get(key, False)
+            self._news.set()
+
+    def _ripen(self) -> None:
+        """Turn waits that are over into hints."""
+        mono = self._clock.monotonic()
+        for key in [key for key, at in self._again.items() if at <= mono]:
+            del self._again[key]
+            self._hints.setdefault(key, False)
+
+    async def _sweep(self) -> None:
+        """Everything that stands there, and sidecars that lost their message."""
+        found = await asyncio.to_thread(self._scan)
+        self._told = {key: told for key, told in self._told.items() if key in found}
+        self.refused = len(self._told)
+        for key in found:
+            self._hints.setdefault(key, key[0] == self._new.fd)
+
+    def _scan(self) -> set[tuple[int, str]]:
+        found: set[tuple[int, str]] = set()
+        for folder in (self._top, self._new):
+            names = list(folder.names())
+            found.update((folder.fd, n) for n in names if is_candidate(n, maildir=folder is self._new))
+            self._put_orphans_aside(folder, names)
+        return found
+
+    def _put_orphans_aside(self, folder: durable.Folder, names: list[str]) -> None:
+        sidecars = [name for name in names if name.endswith(ORPHAN)]
+        there = set(names) if sidecars else set()
+        for name in sidecars:
+            stem = name[: -len(ORPHAN)]
+            figures = folder.stat(name)
+            if figures is None or not stat.S_ISREG(figures.st_mode) or {stem, stem + ".eml", stem + ".EML"} & there:
+                continue
+            if self._clock.now() - figures.st_ctime >= ORPHANED:
+                self._spool.refuse(folder, name, file=name, detail="a sidecar whose message never came", orphan=True)
+
+    async def _take_hinted(self, stop: asyncio.Event) -> None:
+        hints, self._hints = self._hints, {}
+        if not hints or not self._has_room(hints):
+            return
+        ordered = await asyncio.to_thread(self._in_order, hints)
+        for start in range(0, len(ordered), PIECE):
+            if stop.is_set():
+                return
+            piece = ordered[start : start + PIECE]
+            for key, result in await asyncio.to_thread(self._take_all, piece):
+                self._tell(key, result)
+
+    def _has_room(self, hints: dict[tuple[int, str], bool]) -> bool:
+        """Whether [spool] min_free is still there; else nothing is taken, and that is said once."""
+        free = durable.free_space(self._top)
+        full = free < self._rules.min_free
+        if full != self._full:
+            self._full = full
+            events.spool_full(free=free, min_free=self._rules.min_free, full=full)
+        if full:
+            self._again.update(dict.fromkeys(hints, self._clock.monotonic() + SWEEP))
+        return not full
+
+    def _folder(self, fd: int) -> durable.Folder:
+        return self._new if fd == self._new.fd else self._top
+
+    def _in_order(self, hints: dict[tuple[int, str], bool]) -> list[tuple[tuple[int, str], bool]]:
+        """By (mtime, name): the order in which they were written, as far as anybody can tell."""
+        decorated = []
+        for key, renamed in hints.items():
+            figures = self._folder(key[0]).stat(key[1])
+            if figures is None:
+                self._examiner.forget(self._folder(key[0]), key[1])
+            else:
+                decorated.append((figures.st_mtime_ns, key[1], key, renamed))
+        decorated.sort()
+        return [(key, renamed) for _, _, key, renamed in decorated]
+
+    def _take_all(self, piece: Iterable[tuple[tuple[int, str], bool]]) -> list[tuple[tuple[int, str], _Result]]:
+        results: list[tuple[tuple[int, str], _Result]] = []
+        for key, renamed in piece:
+            try:
+                result = self._take(self._folder(key[0]), key[1], renamed=renamed or key[0] == self._new.fd)
+            except OSError as error:
+                result = _Trouble(key[1], error)
+            if result is not None:
+                results.append((key, result))
+        return results
+
+    def _take(self, folder: durable.Folder, name: str, *, renamed: bool) -> _Result | None:
+        found = self._examiner.look(folder, name, renamed=renamed)
+        if found is None or isinstance(found, Later | Refused):
+            return found
+        if isinstance(found, Unusable):
+            queue_id = self._spool.refuse(folder, name, file=name, detail=found.detail)
+            self._examiner.forget(folder, name)
+            return _Failed(name, queue_id, found.detail)
+        queue_id = self._spool.new_id()
+        progress = Progress(queueid.arrived_at(queue_id), not_before=found.sidecar.not_before if found.sidecar else 0.0)
+        size, rule = found.figures.st_size, found.derived.rule
+        message = QueuedMessage(queue_id, found.derived.envelope, progress, size, rule)
+        stamp = self._spool.take(
+            folder,
+            name,
+            message,
+            file=name,
+            sidecar=found.claim,
+            # A block that does not count here must not start to count when [spool] envelope changes.
+            write_down=found.has_block,
+            stamp=found.stamp,
+        )
+        self._examiner.forget(folder, name)
+        return _Taken(name, message, found.figures.st_uid, stamp)
+
+    def _tell(self, key: tuple[int, str], result: _Result) -> None:
+        """Log what happened, and let the queue know."""
+        match result:
+            case _Taken():
+                self._told.pop(key, None)
+                message = result.message
+                events.message_queued(
+                    queue_id=message.queue_id,
+                    sender=message.envelope.sender,
+                    nrcpt=len(message.envelope.recipients),
+                    size=message.size,
+                    file=result.name,
+                    uid=result.uid,
+                    rule=message.rule,
+                )
+                self._spool.arrived(message, result.stamp)
+            case _Failed():
+                self._told.pop(key, None)
+                events.message_failed(
+                    queue_id=result.queue_id,
+                    sender="",
+                    recipient=None,
+                    relay="none",
+                    delay=0.0,
+                    delays="0/0/0/0",
+                    response=Response(Stage.LOCAL, 0, "", result.detail),
+                    attempt=0,
+                    reason="unreadable",
+                    file=result.name,
+                )
+            case Later():
+                self._again[key] = self._clock.monotonic() + result.seconds
+            case Refused():
+                self._say(key, result)
+            case _Trouble():
+                self._again[key] = self._clock.monotonic() + SWEEP
+                trouble = f"cannot be taken: {result.error.strerror}"
+                self._say(key, Refused(trouble, "look at the file system; it is tried again", ""))
+
+    def _say(self, key: tuple[int, str], refused: Refused) -> None:
+        """Once per file and reason: the sweep meets it again every 30 s."""
+        if self._told.get(key) != refused.reason:
+            self._told[key] = refused.reason
+            events.pickup_refused(file=key[1], owner=refused.owner, reason=refused.reason, hint=refused.hint)
+        self.refused = len(self._told)

@@ -1,0 +1,324 @@
+"""The loop: due messages -> smarthost -> step. One task per connection.
+
+What is in flight is a Transaction, so a lost connection is a value: every transaction that was handed over comes
+back as exactly one Answers, in order, and is settled on disk before the next body may begin.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+
+from mailrelayd.clock import Clock
+from mailrelayd.operate import events
+from mailrelayd.outbound import delivery
+from mailrelayd.outbound.body import MessageBody, prepare
+from mailrelayd.outbound.delivery import Fail, Policy, Release, Remove, Retry, Suspicion
+from mailrelayd.outbound.envelope import rewrite
+from mailrelayd.outbound.headers import Unreadable
+from mailrelayd.outbound.queue import Queue
+from mailrelayd.outbound.route import Route
+from mailrelayd.outbound.session import Session
+from mailrelayd.outbound.stored import Reading
+from mailrelayd.outbound.values import (
+    Attempt,
+    Progress,
+    QueuedMessage,
+    RecipientRecord,
+    Response,
+    Stage,
+    Status,
+    Transaction,
+)
+
+IDLE = 5.0  # seconds that an open connection waits for another message
+MORE = 10  # messages that must be due for each further connection
+PATIENCE = 30.0  # seconds between two signs of life while nothing is due
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How to send: [node], [spool], [retry] and the account, as far as the relay needs them."""
+
+    node: str
+    own_address: str = ""
+    reading: Reading = field(default_factory=Reading)
+    policy: Policy = field(default_factory=Policy)
+    max_recipients: int = 100
+    strict_order: bool = False
+    slowest: float = 900.0  # seconds that one step of a transaction may take
+
+
+@dataclass(slots=True)
+class _Claimed:
+    message: QueuedMessage
+    body: MessageBody
+    taken_at: float  # clock.monotonic()
+
+
+class Relay:
+    """What the connections to one smarthost share, and the loop that each of them runs."""
+
+    def __init__(self, queue: Queue, route: Route, terms: Terms, clock: Clock) -> None:
+        self._queue = queue
+        self._route = route
+        self._terms = terms
+        self._clock = clock
+        self._suspicion = Suspicion()
+        self._watch = delivery.WallClockWatch(clock.now() - clock.monotonic())
+
+    async def run(self, number: int, stop: asyncio.Event, beat: Callable[[float], None]) -> None:
+        """Connection `number` (0 is the first), until `stop`. `beat`: within how many seconds it is called again."""
+        while not stop.is_set():
+            beat(PATIENCE * 2)
+            # No connection without work, and a further one only for a backlog.
+            if not await self._queue.wait_due(stop, at_least=1 + number * MORE, patience=PATIENCE):
+                continue
+            session = await self._route.open(stop, beat)
+            if session is None:
+                continue
+            try:
+                trouble = await self._drain(session, stop, beat)
+            finally:
+                self._route.closed()
+            if trouble is not None:
+                self._route.hold(trouble)
+
+    async def _drain(self, session: Session, stop: asyncio.Event, beat: Callable[[float], None]) -> Response | None:
+        """Send what is due in order, settle in the same order, leave no claimed message behind.
+
+        The answer is what makes the route to be held, if anything does.
+        """
+        claimed: dict[str, _Claimed] = {}
+        opened_at = self._clock.monotonic()
+        feeder = asyncio.create_task(self._feed(session, claimed, stop, beat), name="feed")
+        blamed: Response | None = None
+        cut = False
+        try:
+            async for answers in session.attempts():
+                beat(self._terms.slowest)
+                attempt = delivery.judge(answers, self._terms.own_address)
+                held = await self._settle(claimed.pop(attempt.transaction.queue_id), attempt, session, opened_at)
+                blamed, cut = blamed or held, cut or attempt.cut is not None
+                if blamed is not None:
+                    session.finish(stopping=True)
+            await session.close()
+            if feeder.done() and not feeder.cancelled():
+                feeder.result()  # a bug there is a bug here
+        finally:
+            feeder.cancel()
+            await asyncio.wait([feeder])
+            session.abort()
+            for left in claimed.values():
+                left.body.source.close()
+                self._queue.release(left.message)
+        if blamed is not None:
+            return blamed
+        # Lost or sent away before anything was settled is trouble; after it, it is normal life: reconnect at once.
+        # A message that was cut has been deferred, so reconnecting for the next one cannot go on for ever either.
+        return session.trouble if session.settled == 0 and not cut else None
+
+    # -- handing over ------------------------------------------------------------------------------------------
+
+    async def _feed(
+        self,
+        session: Session,
+        claimed: dict[str, _Claimed],
+        stop: asyncio.Event,
+        beat: Callable[[float], None],
+    ) -> None:
+        try:
+            async with aclosing(self._queue.due(stop, idle=IDLE)) as due:
+                async for message in due:
+                    if not await self._hand_over(session, message, claimed, beat):
+                        return
+        finally:
+            session.finish(stopping=stop.is_set())
+
+    async def _hand_over(
+        self,
+        session: Session,
+        message: QueuedMessage,
+        claimed: dict[str, _Claimed],
+        beat: Callable[[float], None],
+    ) -> bool:
+        """Begin one message's transaction; False: this session takes no more. Never raises for one message."""
+        terms, taken_at = self._terms, self._clock.monotonic()
+        recipients = delivery.owed(message, self._clock.now(), terms.max_recipients)
+        if not recipients:
+            await self._close_settled(message)
+            return True
+        try:
+            source = self._queue.open(message)
+        except OSError as error:
+            await self._put_off(message, f"its file cannot be read: {error.strerror}")
+            return True
+        try:
+            body = await prepare(
+                source, message, node=terms.node, reading=terms.reading, progress=lambda: beat(terms.slowest)
+            )
+        except OSError as error:
+            source.close()
+            await self._put_off(message, f"its file cannot be read: {error.strerror}")
+            return True
+        except BaseException:
+            source.close()
+            self._queue.release(message)
+            raise
+        if isinstance(body, Unreadable):
+            source.close()
+            await self._give_up(message, "unreadable", body.reason)
+            return True
+        sender = rewrite(message.envelope.sender, terms.reading.from_address, terms.reading.rewrite_from)
+        transaction = Transaction(message.queue_id, sender, recipients, body.size, body.eight_bit)
+        work = _Claimed(message, body, taken_at)
+        if refusals := delivery.unsupported(transaction, session.extensions, has_nul=body.has_nul):
+            await self._settle(work, delivery.refused_here(transaction, refusals), session, taken_at)
+            return True
+        claimed[message.queue_id] = work
+        try:
+            if await session.send(transaction, body):
+                return True
+        except ValueError as error:
+            del claimed[message.queue_id]
+            source.close()
+            await self._give_up(message, "unsupported", str(error))
+            return True
+        return False  # still in `claimed`: released with everything else that is left
+
+    async def _close_settled(self, message: QueuedMessage) -> None:
+        """Nobody is owed anything, according to a record that somebody edited or copied back."""
+        if any(record.status is Status.FAILED for record in message.progress.recipients.values()):
+            await self._queue.fail(message, message.progress, "rejected")
+        else:
+            await self._queue.complete(message, message.progress)
+
+    async def _put_off(self, message: QueuedMessage, why: str) -> None:
+        """A message that cannot be read right now steps aside for a while."""
+        events.queue_trouble(doing="read", reason=why, queue_id=message.queue_id)
+        await self._queue.defer(message, message.progress, self._clock.now() + self._terms.policy.delay(2))
+
+    async def _give_up(self, message: QueuedMessage, reason: str, detail: str) -> None:
+        response = Response(Stage.LOCAL, 554, "5.6.0", detail)
+        progress = delivery.give_up(message, reason, response, self._clock.now())
+        await self._queue.fail(message, progress, reason)
+        self._log(message, message.progress, progress, None, 0.0, "0/0/0/0")
+
+    # -- settling ----------------------------------------------------------------------------------------------
+
+    async def _settle(self, work: _Claimed, attempt: Attempt, session: Session, opened_at: float) -> Response | None:
+        """Put on disk what one attempt meant; the answer that makes the route be held, if it does."""
+        message, policy, now = work.message, self._terms.policy, self._clock.now()
+        work.body.source.close()
+        suspicion, route_fault = delivery.suspect(self._suspicion, attempt, message.progress, now)
+        if route_fault is not None and attempt.cut is None:
+            attempt = delivery.excuse(attempt, route_fault)
+        progress = delivery.advance(message.progress, attempt, policy, now, may_expire=self._may_expire())
+        if route_fault is not None and attempt.cut is None:
+            progress = replace(progress, excused_at=now)
+        step = delivery.next_step(message, attempt, progress, policy, now)
+        match step:
+            case Remove():
+                await self._queue.complete(message, progress)
+            case Release():
+                self._queue.release(message)
+            case Retry(at):
+                await self._queue.defer(message, progress, at)
+            case Fail(reason):
+                if reason == "changed":
+                    progress = delivery.give_up(message, reason, _CHANGED, now)
+                await self._queue.fail(message, progress, reason)
+        self._log(message, message.progress, progress, attempt, now, self._delays(work, opened_at), session.relay)
+        if attempt.changed and isinstance(step, Retry):
+            events.queue_trouble(
+                doing="send", reason="its producer wrote to it while it was sent", queue_id=message.queue_id
+            )
+        if route_fault is not None:
+            await self._take_back(suspicion, message.queue_id, now)
+        self._suspicion = suspicion
+        asked = any(outcome.response.stage is not Stage.LOCAL for outcome in attempt.outcomes)
+        if asked and attempt.route is None and attempt.cut is None and route_fault is None:
+            self._route.proven()
+        if self._terms.strict_order and isinstance(step, Retry):
+            session.finish(stopping=True)  # nothing may overtake a deferred message
+        return attempt.route or route_fault
+
+    async def _take_back(self, suspicion: Suspicion, last: str, now: float) -> None:
+        """The refusals before the third were the route's fault as well: their messages are queued again."""
+        for queue_id in suspicion.refused:
+            if queue_id == last:
+                continue
+            entry = await self._queue.find(queue_id)
+            if entry is not None and entry.reason == "rejected":
+                progress = delivery.excuse_failed(entry.message.progress, self._terms.policy, now)
+                if await self._queue.bring_back(queue_id, progress):
+                    events.queue_changed(verb="retry", queue_id=queue_id, by="route", reason="refused like all others")
+
+    def _may_expire(self) -> bool:
+        monotonic = self._clock.monotonic()
+        self._watch = self._watch.observe(self._clock.now(), monotonic)
+        return self._watch.trusts(monotonic)
+
+    def _delays(self, work: _Claimed, opened_at: float) -> str:
+        """Postfix's delays=a/b/c/d: before we looked at it, in our hands, connecting, sending; in seconds."""
+        now = self._clock.monotonic()
+        sending = now - max(work.taken_at, opened_at)
+        waited = max(self._clock.now() - work.message.progress.arrived_at - (now - work.taken_at), 0.0)
+        ours = max(opened_at - work.taken_at, 0.0)
+        return "/".join(f"{seconds:.2g}" for seconds in (waited, ours, 0.0, sending))
+
+    def _log(
+        self,
+        message: QueuedMessage,
+        before: Progress,
+        after: Progress,
+        attempt: Attempt | None,
+        now: float,
+        delays: str,
+        relay: str = "none",
+    ) -> None:
+        """One line per recipient for whom something changed."""
+        for recipient, record in after.recipients.items():
+            if record is not before.recipients.get(recipient):
+                _log_outcome(message, recipient, record, attempt, relay, self._clock.now(), delays)
+
+
+_CHANGED = Response(Stage.LOCAL, 554, "5.6.0", "the file was written to while it was being sent, three times")
+
+
+def _log_outcome(
+    message: QueuedMessage,
+    recipient: str,
+    record: RecipientRecord,
+    attempt: Attempt | None,
+    relay: str,
+    now: float,
+    delays: str,
+) -> None:
+    """The event for one recipient's record."""
+    delay = max(now - message.progress.arrived_at, 0.0)
+    common = {
+        "queue_id": message.queue_id,
+        "sender": message.envelope.sender,
+        "recipient": recipient,
+        "relay": "none" if record.response.stage is Stage.LOCAL else relay,
+        "delay": delay,
+        "delays": delays,
+        "response": record.response,
+        "attempt": record.attempts,
+    }
+    if record.status is Status.SENT:
+        events.message_sent(**common)  # type: ignore[arg-type]
+    elif record.status is Status.DEFERRED:
+        events.message_deferred(
+            **common,  # type: ignore[arg-type]
+            next_attempt=record.next_attempt,
+            reason=delivery.reason_of(record.response),
+            ambiguous=attempt is not None and attempt.ambiguous,
+        )
+    elif record.reason == "expired":
+        events.message_expired(**common, reason=delivery.reason_of(record.response))  # type: ignore[arg-type]
+    else:
+        events.message_failed(**common, reason=record.reason)  # type: ignore[arg-type]
