@@ -1,0 +1,152 @@
+"""The socket through which the command line talks to the running daemon: one JSON object per line, both ways.
+
+A request is `{"command": NAME, ...}`; the answer is any number of lines and one last line with "end". Who may
+connect is decided by the socket's mode (0660) and folder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from mailrelayd.operate import events
+
+DEFAULT_STATE = Path("/var/lib/mailrelayd")
+RUNTIME = Path("/run/mailrelayd")
+LIMIT = 4 << 20  # bytes of one line: some 200,000 queue ids
+PATIENCE = 60.0  # seconds for the other side to say or take something
+
+Answer = AsyncIterator[dict[str, Any]]
+Respond = Callable[[dict[str, Any], str], Answer]
+
+
+class RefusedError(Exception):
+    """The request cannot be carried out; `status` is the command's exit status."""
+
+    def __init__(self, status: int, reason: str, hint: str = "") -> None:
+        super().__init__(reason)
+        self.status, self.reason, self.hint = status, reason, hint
+
+
+class NoDaemonError(Exception):
+    """Nobody listens there."""
+
+
+def socket_path(state: Path) -> Path:
+    """Where the socket is: both sides derive it from [state] directory, so several daemons never meet."""
+    return (RUNTIME if state == DEFAULT_STATE else state / "run") / "control.sock"
+
+
+def _reachable(path: Path) -> tuple[str, int]:
+    """A name short enough for a socket address (108 bytes), however deep the folder lies, and its descriptor."""
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    return f"/proc/self/fd/{folder}/{path.name}", folder
+
+
+class Server:
+    """Listens while the daemon runs."""
+
+    def __init__(self, path: Path, respond: Respond) -> None:
+        self._path = path
+        self._respond = respond
+        self._server: asyncio.Server | None = None
+        self._connections: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Raises OSError. Whoever holds the spool's lock owns the socket, so an old one is replaced."""
+        self._path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        self._path.unlink(missing_ok=True)
+        name, folder = _reachable(self._path)
+        try:
+            self._server = await asyncio.start_unix_server(self._connected, name, limit=LIMIT)
+        finally:
+            os.close(folder)
+        self._path.chmod(0o660)
+
+    async def close(self) -> None:
+        """Stop listening; answers under way are cut off."""
+        if self._server is not None:
+            self._server.close()
+        for task in list(self._connections):
+            task.cancel()
+        if self._connections:
+            await asyncio.wait(self._connections)
+        self._path.unlink(missing_ok=True)
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        try:
+            await self._serve(reader, writer)
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # the other side went away, or we are stopping: nothing depends on the answer
+        except Exception as error:  # noqa: BLE001 - one odd request must not end the daemon
+            events.daemon_bug(where="control", error=error)
+        finally:
+            self._connections.discard(task)
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async def say(line: dict[str, Any]) -> None:
+            writer.write(json.dumps(line).encode() + b"\n")
+            async with asyncio.timeout(PATIENCE):
+                await writer.drain()
+
+        try:
+            async with asyncio.timeout(PATIENCE):
+                request = json.loads(await reader.readline())
+            if not isinstance(request, dict):
+                raise TypeError
+        except (ValueError, TypeError, RecursionError):
+            await say({"end": True, "status": os.EX_USAGE, "reason": "a request is one JSON object on one line"})
+            return
+        try:
+            async for line in self._respond(request, _peer(writer)):
+                await say(line)
+            await say({"end": True, "status": os.EX_OK})
+        except RefusedError as refused:
+            await say({"end": True, "status": refused.status, "reason": refused.reason, "hint": refused.hint})
+
+
+def _peer(writer: asyncio.StreamWriter) -> str:
+    """Who asks: the kernel's word for it."""
+    connection = writer.get_extra_info("socket")
+    _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return f"uid {uid}"
+
+
+def ask(path: Path, request: dict[str, Any], *, timeout: float = 300.0) -> Iterator[dict[str, Any]]:
+    """Send a request and yield the answer's lines. Raises NoDaemonError, RefusedError, PermissionError."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(timeout)
+        try:
+            name, folder = _reachable(path)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise NoDaemonError from error
+        try:
+            connection.connect(name)
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            raise NoDaemonError from error
+        finally:
+            os.close(folder)
+        connection.sendall(json.dumps(request).encode() + b"\n")
+        with connection.makefile("rb") as lines:
+            for line in lines:
+                answer: dict[str, Any] = json.loads(line)
+                if not answer.pop("end", False):
+                    yield answer
+                    continue
+                if answer["status"] != os.EX_OK:
+                    raise RefusedError(answer["status"], answer["reason"], answer.get("hint", ""))
+                return
+    raise NoDaemonError
