@@ -1,0 +1,170 @@
+"""What a single value may be: each check returns the value, or raises ValueError with the cure, not the value."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from pathlib import Path
+
+from mailrelayd.config import secrets
+from mailrelayd.config.secrets import Secret
+
+_ACCOUNT_NAME = re.compile(r"[A-Za-z0-9]+(?:[_-][A-Za-z0-9]+)*", re.ASCII)  # no "__": it separates in the environment
+_NODE_NAME = re.compile(r"[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*", re.ASCII)
+_HOST_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?", re.ASCII)
+# RFC 5322 section 3.4.1, dot-atom form, with RFC 6532's non-ASCII letters; quoted local parts are not for a sender.
+_ATOM = r"[^\s\x00-\x20\x7f-\x9f()<>@,;:\\\"\[\].]+"
+_ADDRESS = re.compile(rf"(?P<local>{_ATOM}(?:\.{_ATOM})*)@(?P<domain>.+)")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def one_line(text: str) -> str:
+    """A text without control characters or line breaks."""
+    if _CONTROL.search(text):
+        raise ValueError("holds a control character or a line break; remove it")
+    return text
+
+
+def account_name(name: str) -> str:
+    """The NAME of an [outbound.NAME] section."""
+    if len(name) > 64 or not _ACCOUNT_NAME.fullmatch(name):
+        raise ValueError(
+            "is no account name: write up to 64 letters and digits, with a single dash or underscore between them"
+        )
+    return name
+
+
+def node_name(name: str) -> str | None:
+    """A host name, or None for the empty text."""
+    if name and not (len(name) <= 63 and _NODE_NAME.fullmatch(name) and is_domain(name)):
+        raise ValueError("must be a host name of at most 63 letters, digits, dots and dashes")
+    return name or None
+
+
+def is_domain(text: str) -> bool:
+    """Whether a text has the form of a domain name; underscores are met in practice."""
+    labels = text.removesuffix(".").split(".")
+    return len(text) <= 253 and all(_HOST_LABEL.fullmatch(label) for label in labels)
+
+
+def is_ip(text: str) -> bool:
+    """Whether a text is an IPv4 or IPv6 address, for link-local ones with a zone (fe80::1%eth0)."""
+    bare, percent, zone = text.partition("%")
+    try:
+        ipaddress.ip_address(bare)
+    except ValueError:
+        return False
+    return not percent or bool(_HOST_LABEL.fullmatch(zone))  # ipaddress itself takes any zone, line breaks too
+
+
+def host(text: str) -> str:
+    """A host name or an IP address, or nothing."""
+    if not text or is_ip(text):
+        return text
+    if "://" in text or "/" in text:
+        raise ValueError('must be a name only, without "smtp://" or a path, such as "smtp.example.com"')
+    if text.startswith("["):
+        raise ValueError("an IPv6 address is written without brackets")
+    if ":" in text:
+        raise ValueError("must be a name only: the port is the key port")
+    if not text.isascii():
+        raise ValueError('must be written in ASCII: international names in their "xn--" form')
+    if not is_domain(text):
+        raise ValueError('must be a host name or an IP address, such as "smtp.example.com" or "192.0.2.1"')
+    if text.replace(".", "").isdigit():
+        raise ValueError("looks like an IP address and is none: four numbers up to 255")
+    return text
+
+
+def address(text: str) -> str:
+    """One bare address (RFC 5322 addr-spec in its dot-atom form), or nothing."""
+    if not text:
+        return text
+    found = _ADDRESS.fullmatch(one_line(text))
+    if found is None:
+        raise ValueError('must be one bare address, such as "noreply@example.com", without a display name or <>')
+    domain = found["domain"]
+    try:
+        ascii_domain = domain if domain.isascii() else domain.encode("idna").decode("ascii")
+    except UnicodeError:
+        ascii_domain = ""
+    if len(found["local"].encode()) > 64:  # RFC 5321 section 4.5.3.1.1
+        raise ValueError("has more than 64 bytes in front of the @")
+    if not is_domain(ascii_domain) or ascii_domain.endswith("."):
+        raise ValueError('needs a domain behind the @, such as "noreply@example.com"')
+    return text
+
+
+def path(written: object) -> Path:
+    """An absolute path."""
+    if isinstance(written, Path):
+        return written
+    if not isinstance(written, str) or not written:
+        raise ValueError('must be a path in quotes, such as "/var/spool/mailrelayd"')
+    return Path(absolute(written))
+
+
+def absolute(text: str) -> str:
+    """The text of an absolute path, or nothing."""
+    if text and not Path(one_line(text)).is_absolute():
+        raise ValueError('must be an absolute path, one that begins with "/"')
+    return text
+
+
+def fingerprint(text: str) -> str:
+    """A SHA-256 as lower-case hexadecimal digits, or nothing."""
+    digits = text.replace(":", "").lower()
+    if digits and not re.fullmatch(r"[0-9a-f]{64}", digits):
+        raise ValueError(
+            "must be the SHA-256 of the certificate, 64 hexadecimal digits with or without colons, "
+            "as printed by: openssl x509 -noout -fingerprint -sha256"
+        )
+    return digits
+
+
+def positive(seconds: float) -> float:
+    """A duration longer than nothing; seconds."""
+    if seconds <= 0:
+        raise ValueError("must be longer than 0")
+    return seconds
+
+
+def reference(text: str) -> str:
+    """A well-formed reference (see secrets), or a literal."""
+    wrong = secrets.malformed(text)
+    if wrong:
+        raise ValueError(wrong)
+    return text
+
+
+def secret(written: object) -> Secret:
+    """A well-formed reference or a literal, hidden."""
+    if isinstance(written, str):
+        written = Secret(written)
+    if not isinstance(written, Secret):
+        raise ValueError("must be text in quotes")  # noqa: TRY004 - a TypeError would leave pydantic as it is
+    wrong = secrets.malformed(written)
+    if wrong:
+        raise ValueError(wrong)
+    return written
+
+
+def backend(written: object) -> object:
+    """A queue back end this version has."""
+    if written == "postgres":
+        raise ValueError('this version keeps its queue on disk only; write "disk"')
+    return written
+
+
+def auth(written: object) -> object:
+    """A way to log in this version has."""
+    if written == "oauth2":
+        raise ValueError('this version cannot log in with OAuth yet; write "password" or "none"')
+    return written
+
+
+def window(number: int) -> int:
+    """The one window this version has."""
+    if number > 1:
+        raise ValueError("this version sends one body at a time; 1 is the only possible value")
+    return number

@@ -1,0 +1,227 @@
+"""`mailrelayd check` and `mailrelayd config show`, as a user sees them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from mailrelayd.cli import check, config
+
+ACCOUNT = '[outbound.smarthost]\nhost = "smtp.example.com"\n'
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the machine's own environment says does not count here."""
+    for variable in list(os.environ):
+        if variable.upper().startswith("MAILRELAYD__") or variable == "CREDENTIALS_DIRECTORY":
+            monkeypatch.delenv(variable)
+
+
+def call(*argv: str) -> int:
+    """Run one of the two commands; its exit status."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--config", type=Path, default=argparse.SUPPRESS)
+    top = argparse.ArgumentParser(parents=[common])
+    commands = top.add_subparsers()
+    check.register(commands, common)
+    config.register(commands, common)
+    arguments = top.parse_args(argv)
+    return int(arguments.run(arguments))
+
+
+def written(folder: Path, text: str) -> str:
+    """The name of a configuration file nobody else may read."""
+    path = folder / "mailrelayd.toml"
+    path.write_text(text)
+    path.chmod(0o640)
+    return str(path)
+
+
+def secret_file(folder: Path) -> Path:
+    """A password's file as it should be."""
+    path = folder / "password"
+    path.write_text("hunter2swordfish\n")
+    path.chmod(0o600)
+    return path
+
+
+def test_check_prints_one_line_per_account_and_ok(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The line says where to, how, as whom."""
+    text = (
+        f'{ACCOUNT}user = "relay@example.com"\npassword = "file:{secret_file(tmp_path)}"\n'
+        'from_address = "a@example.com"\n'
+        '[outbound.old]\nenabled = false\nhost = "2001:db8::1"\nsecurity = "auto"\n'
+    )
+    assert call("check", "--config", written(tmp_path, text)) == os.EX_OK
+    out, err = capsys.readouterr()
+    assert out == (
+        "outbound.smarthost: smtp.example.com:587, starttls, login as relay@example.com, from a@example.com\n"
+        "outbound.old: [2001:db8::1]:465/587/25, auto, no login, disabled\n"
+        "ok\n"
+    )
+    assert err == ""
+
+
+def test_check_tells_every_problem_and_one_hint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each on a line of its own on stderr; the status is EX_CONFIG."""
+    path = written(tmp_path, "[spool]\nsetle = '1s'\n[outbound.x]\nport = 0\n")
+    assert call("check", "--config", path) == os.EX_CONFIG
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert [line.split(": ")[0:3] for line in err.splitlines()[:-1]] == [
+        ["error", f"{path}:2", "spool.setle"],
+        ["error", f"{path}:3", "outbound.x.host"],
+        ["error", f"{path}:4", "outbound.x.port"],
+    ]
+    assert err.splitlines()[-1].startswith("hint: ")
+
+
+def test_check_reports_secrets_that_cannot_be_had(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A missing file is found now and not at the first login."""
+    path = written(tmp_path, f'{ACCOUNT}user = "env:MAILRELAYD_TEST_UNSET"\npassword = "file:{tmp_path}/none"\n')
+    assert call("check", "--config", path) == os.EX_CONFIG
+    assert capsys.readouterr().err.splitlines()[:2] == [
+        f"error: {path}:3: outbound.smarthost.user: env:MAILRELAYD_TEST_UNSET: the variable is not set; "
+        "set it where the daemon is started",
+        f"error: {path}:4: outbound.smarthost.password: file:{tmp_path}/none: there is no such file; "
+        "create it, or correct the path",
+    ]
+
+
+def test_check_notes_what_it_cannot_look_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Credentials exist under systemd only, and commands are not run for a check."""
+    text = f'{ACCOUNT}user = "command:echo relay"\npassword = "credential:smtp.password"\n'
+    assert call("check", "--config", written(tmp_path, text)) == os.EX_OK
+    assert capsys.readouterr().err.splitlines() == [
+        "note: outbound.smarthost.user: command:echo ******** is not run here; the daemon runs it at each login",
+        "note: outbound.smarthost.password: credential:smtp.password is known only under systemd; not looked at",
+    ]
+
+
+def test_check_looks_for_a_credential_where_there_are_some(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With $CREDENTIALS_DIRECTORY set, a missing one is an error; so is a command's missing program."""
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    text = f'{ACCOUNT}user = "command:/no/such/program x"\npassword = "credential:smtp.password"\n'
+    assert call("check", "--config", written(tmp_path, text)) == os.EX_CONFIG
+    err = capsys.readouterr().err
+    assert "outbound.smarthost.user: the program /no/such/program cannot be found" in err
+    assert "add LoadCredential=smtp.password:PATH to the unit" in err
+
+
+@pytest.mark.parametrize(
+    ("lines", "warning"),
+    [
+        (
+            'user = "u@example.org"\nfrom_address = "a@example.com"\n',
+            "its domain example.com is not the user's example.org",
+        ),
+        ("tls.verify = false\n", "outbound.smarthost.tls.verify: is false: any server may pose"),
+        ('tls.minimum = "1.0"\n', "outbound.smarthost.tls.minimum: TLS 1.0 is broken (RFC 8996)"),
+        ('security = "none"\n', "travels in clear"),
+        ('security = "none"\ntls.minimum = "1.3"\n', "outbound.smarthost.tls: is not used"),
+        ('security = "auto"\nallow_plaintext = true\n', "where the server offers no TLS"),
+        ("allow_plaintext = true\n", "outbound.smarthost.allow_plaintext: has no effect"),
+        ("port = 465\n", 'outbound.smarthost.port: 465 is usually security = "tls", not "starttls"'),
+        ('auth = "none"\nuser = "u"\n', "user and password are not used"),
+    ],
+)
+def test_check_warns_of_what_was_perhaps_not_meant(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], lines: str, warning: str
+) -> None:
+    """A warning changes nothing about the status."""
+    if "user" in lines and "auth" not in lines:
+        lines += f'password = "file:{secret_file(tmp_path)}"\n'
+    assert call("check", "--config", written(tmp_path, ACCOUNT + lines)) == os.EX_OK
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert any(warning in line for line in warnings)
+
+
+@pytest.mark.parametrize(
+    ("mode", "cure"), [(0o644, "which every user may read: chmod 640 "), (0o640, 'write "file:PATH"')]
+)
+def test_check_warns_of_a_password_in_the_file_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], mode: int, cure: str
+) -> None:
+    """Above all where everybody may read the file; the password is not in the warning."""
+    path = written(tmp_path, f'{ACCOUNT}user = "u"\npassword = "hunter2swordfish"\n')
+    Path(path).chmod(mode)
+    assert call("check", "--config", path) == os.EX_OK
+    out, err = capsys.readouterr()
+    assert cure in err
+    assert "hunter2swordfish" not in out + err
+
+
+def test_check_says_that_files_wait_without_an_account(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No account is no error."""
+    assert call("check", "--config", written(tmp_path, "")) == os.EX_OK
+    assert capsys.readouterr() == ("ok\n", "note: no outbound account is enabled: files wait in the spool\n")
+
+
+@pytest.mark.parametrize(("text", "status"), [(ACCOUNT, os.EX_OK), (ACCOUNT + "port = 0\n", os.EX_CONFIG)])
+def test_check_speaks_json(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, status: int) -> None:
+    """One object with the verdict, also where it is no."""
+    path = written(tmp_path, text)
+    assert call("check", "--json", "--config", path) == status
+    verdict = json.loads(capsys.readouterr().out)
+    assert verdict["ok"] is (status == os.EX_OK)
+    assert bool(verdict["errors"]) is not verdict["ok"]
+    if verdict["ok"]:
+        assert verdict["files"] == [path]
+        assert verdict["accounts"][0]["ports"] == [587]
+
+
+def test_config_show_prints_every_key_with_its_origin(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values as the file would write them, secrets masked, and the line, the variable or `default` behind each."""
+    monkeypatch.setenv("MAILRELAYD__LOG__LEVEL", "debug")
+    path = written(
+        tmp_path, f'{ACCOUNT}user = "u"\npassword = "hunter2swordfish"\ntls.key = "/k"\ntls.certificate = "/c"\n'
+    )
+    assert call("config", "show", "--config", path) == os.EX_OK
+    out = capsys.readouterr().out
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert f'outbound.smarthost.host = "smtp.example.com" # {path}:2' in lines
+    assert f'outbound.smarthost.password = "********" # {path}:4' in lines
+    assert "outbound.smarthost.port = 587 # default" in lines
+    assert 'log.level = "debug" # environment MAILRELAYD__LOG__LEVEL' in lines
+    assert 'spool.settle = "2s" # default' in lines
+    assert "log.protocol_debug = false # default" in lines
+    assert 'retry.message = ["30s", "1m", "2m", "5m", "10m", "30m", "1h"] # default' in lines
+    assert "hunter2swordfish" not in out
+
+
+def test_what_config_show_prints_is_a_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its lines can be pasted into a file, and mean the same there."""
+    text = (
+        f'{ACCOUNT}user = "u"\npassword = "file:{secret_file(tmp_path)}"\nsecurity = "auto"\n[retry]\nprobe = "90s"\n'
+    )
+    assert call("config", "show", "--json", "--config", written(tmp_path, text)) == os.EX_OK
+    first = {key: shown["value"] for key, shown in json.loads(capsys.readouterr().out).items()}
+    assert call("config", "show", "--config", written(tmp_path, text)) == os.EX_OK
+    again = written(tmp_path, capsys.readouterr().out)
+    assert call("config", "show", "--json", "--config", again) == os.EX_OK
+    assert {key: shown["value"] for key, shown in json.loads(capsys.readouterr().out).items()} == first
+
+
+def test_config_show_refuses_what_check_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A configuration that does not hold is not in force anywhere."""
+    assert call("config", "show", "--config", written(tmp_path, "x = 1\n")) == os.EX_CONFIG
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+@pytest.mark.parametrize("argv", [["import mailrelayd.cli.check, mailrelayd.cli.config, mailrelayd.config.secrets"]])
+def test_the_commands_are_registered_without_pydantic(argv: Sequence[str]) -> None:
+    """It takes half a second to import, which no other command should pay."""
+    program = f"{argv[0]}; import sys; sys.exit('pydantic' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
