@@ -1,0 +1,3 @@
+"""mailrelayd."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,41 @@
+"""`mailrelayd run`: the daemon, in the foreground."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+
+from mailrelayd.cli import failure
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "run", parents=[common], help="the daemon, in the foreground", description="Run until SIGTERM; SIGHUP reloads."
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit status: 0 after SIGTERM, 75 second daemon on the spool, 78 configuration, 73 files."""
+    from mailrelayd import daemon, durable
+    from mailrelayd.config.load import ConfigError, load
+    from mailrelayd.operate import log
+    from mailrelayd.outbound.spool import SpoolError
+
+    os.umask(0o027)
+    try:
+        loaded = load(arguments.config)
+    except ConfigError as error:
+        return failure(os.EX_CONFIG, str(error), "mailrelayd check --config FILE tells the same without a daemon")
+    log.setup(loaded.settings.log.format, loaded.settings.log.level)
+    try:
+        asyncio.run(daemon.serve(arguments.config, loaded, dict(os.environ)))
+    except durable.LockedError as error:
+        return failure(os.EX_TEMPFAIL, str(error), "one daemon per [spool] directory; stop the other one first")
+    except SpoolError as error:
+        return failure(os.EX_CANTCREAT, str(error), "systemd-tmpfiles --create makes the folders, with their owners")
+    except OSError as error:
+        return failure(os.EX_CANTCREAT, f"{error.filename or 'files'}: {error.strerror}")
+    return os.EX_OK

@@ -1,0 +1,124 @@
+"""`mailrelayd status` and `mailrelayd reload`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from typing import Any
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser) -> None:
+    """Add the commands."""
+    status = commands.add_parser("status", parents=[common], help="how the daemon, the route and the queue are")
+    status.add_argument("--json", action="store_true", help="as a JSON object")
+    status.set_defaults(run=print_status)
+    reload = commands.add_parser(
+        "reload",
+        parents=[common],
+        help="let the daemon read its configuration again",
+        description="The daemon validates the whole configuration and then applies it, or keeps the one before: "
+        "this command waits for the verdict. What comes from credential: and env: is fixed at start.",
+    )
+    reload.add_argument("--json", action="store_true", help="as a JSON object")
+    reload.set_defaults(run=reload_daemon)
+
+
+def print_status(arguments: argparse.Namespace) -> int:
+    """Print the daemon's own account, or what the spool shows while none runs."""
+    from mailrelayd.cli.daemonside import CommandError, ask, settings_of
+    from mailrelayd.operate.control import NoDaemonError
+
+    try:
+        settings = settings_of(arguments)
+        try:
+            found = next(ask(settings, {"command": "status"}))
+            found["daemon"] = "running"
+        except NoDaemonError:
+            found = _offline(settings.spool.directory)
+    except CommandError as error:
+        return error.report()
+    if arguments.json:
+        print(json.dumps(found))
+        return os.EX_OK
+    print("\n".join(_as_text(found)))
+    return os.EX_OK
+
+
+def _offline(directory: Any) -> dict[str, Any]:
+    from mailrelayd.outbound import queueid
+    from mailrelayd.outbound.stored import Reader, Reading
+
+    try:
+        reader = Reader(directory, Reading())
+    except OSError as error:
+        return {"daemon": "stopped", "queue": None, "reason": f"{error.filename}: {error.strerror}"}
+    try:
+        waiting, failed = reader.ids(), reader.ids(failed=True)
+    finally:
+        reader.close()
+    oldest = queueid.arrived_at(waiting[0]) if waiting else None
+    return {"daemon": "stopped", "queue": {"waiting": len(waiting), "failed": len(failed), "oldest": oldest}}
+
+
+def reload_daemon(arguments: argparse.Namespace) -> int:
+    """Ask for a reload and say what came of it: 78 where the new configuration is wrong, 69 without a daemon."""
+    from mailrelayd.cli import failure
+    from mailrelayd.cli.daemonside import CommandError, ask, settings_of
+    from mailrelayd.operate.control import NoDaemonError
+
+    try:
+        changed = next(ask(settings_of(arguments), {"command": "reload"}))["changed"]
+    except NoDaemonError:
+        return failure(os.EX_UNAVAILABLE, "no daemon runs with this configuration", "systemctl start mailrelayd")
+    except CommandError as error:
+        return error.report()
+    if arguments.json:
+        print(json.dumps({"changed": changed}))
+    else:
+        print("changed: " + ", ".join(changed) if changed else "nothing has changed")
+    return os.EX_OK
+
+
+def _as_text(found: dict[str, Any]) -> list[str]:
+    from mailrelayd.operate.log import escape
+
+    queue = found["queue"]
+    lines = []
+    if found["daemon"] == "running":
+        up = _span(time.time() - found["started"])
+        lines.append(
+            f"daemon    running for {up}, pid {found['pid']}, node {found['node']}, version {found['version']}"
+        )
+        lines.append(f"outbound  {_outbound(found['outbound'], queue)}")
+    else:
+        lines.append("daemon    stopped" + (f" ({found['reason']})" if found.get("reason") else ""))
+    if queue is not None:
+        detail = (
+            f" ({queue['due']} due, {queue['deferred']} deferred, {queue['held']} on hold)" if "due" in queue else ""
+        )
+        oldest = f", oldest {_span(time.time() - queue['oldest'])}" if queue["oldest"] else ""
+        lines.append(f"queue     {queue['waiting']} waiting{detail}{oldest}, {queue['failed']} failed")
+    if found.get("pickup", {}).get("refused"):
+        lines.append(f"pickup    {found['pickup']['refused']} files refused and left in place; the log says why")
+    return [escape(line) for line in lines]
+
+
+def _outbound(outbound: dict[str, Any], queue: dict[str, Any]) -> str:
+    if outbound["state"] == "disabled":
+        return f"outbound disabled, {queue['waiting']} waiting"
+    described = f" ({outbound['description']})" if outbound["description"] else ""
+    name = f"{outbound['account']}{described} {outbound['relay'] or outbound['host']}"
+    if outbound["state"] == "held":
+        return f"{name}: held for {_span(outbound['held_for'])} at {outbound['stage']}: {outbound['reason']}"
+    contact = outbound["last_contact"]
+    return f"{name}: ok" + (f", last contact {_span(time.time() - contact)} ago" if contact else ", not needed yet")
+
+
+def _span(seconds: float) -> str:
+    for unit, length in (("s", 60), ("min", 60), ("h", 24)):
+        if seconds < length:
+            return f"{max(seconds, 0):.0f} {unit}"
+        seconds /= length
+    return f"{seconds:.0f} d"

@@ -1,0 +1,439 @@
+"""Builds every object, top to bottom, and runs them until SIGTERM.
+
+A *generation* is everything that depends on the configuration: the pickup, the route, its connections. A reload
+ends one (transactions under way are finished) and begins the next; the spool with its lock, the control socket
+and the watchdog live as long as the process. An unexpected exception in any loop ends the process with its
+traceback: systemd starts it again, and the files say where it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import grp
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from mailrelayd import __version__, durable
+from mailrelayd.clock import Clock, SystemClock
+from mailrelayd.config import load as config
+from mailrelayd.config import secrets
+from mailrelayd.config.settings import OutboundAccount, Settings
+from mailrelayd.operate import control, events, log, notify
+from mailrelayd.outbound import smtp
+from mailrelayd.outbound.delivery import Policy
+from mailrelayd.outbound.pickup import Pickup, Rules
+from mailrelayd.outbound.queue import Entry, Verb
+from mailrelayd.outbound.relay import Relay, Terms
+from mailrelayd.outbound.route import Route
+from mailrelayd.outbound.session import Session
+from mailrelayd.outbound.smtp import RouteTrouble
+from mailrelayd.outbound.spool import Spool, SpoolError
+from mailrelayd.outbound.stored import Reading
+from mailrelayd.outbound.tlsmemory import TlsMemory
+from mailrelayd.outbound.values import Progress, Response, Stage
+
+STATUS_EVERY = 10.0  # seconds between two STATUS= lines
+SWEEP_EVERY = 3600.0  # seconds between two looks for what keep_sent and keep_failed let go
+PICKUP_MODE = 0o3730  # setgid: the group stays; sticky: nobody removes another's file; no listing
+PICKUP_GROUP = "mailspool"
+
+
+class Reports:
+    """What the spool has to say that nobody asked for."""
+
+    def trouble(self, doing: str, error: OSError) -> None:
+        """A write failed and is being repeated, or a file cannot be read."""
+        events.queue_trouble(doing=doing, reason=error.strerror or str(error))
+
+    def unreadable(self, queue_id: str, reason: str) -> None:
+        """A queued file could no longer be understood."""
+        events.message_failed(
+            queue_id=queue_id,
+            sender="",
+            recipient=None,
+            relay="none",
+            delay=0.0,
+            delays="0/0/0/0",
+            response=Response(Stage.LOCAL, 0, "", reason),
+            attempt=0,
+            reason="unreadable",
+        )
+
+
+def node_name(settings: Settings) -> str:
+    """[node] name; else what STATE/node says; else the host's name, written there once. Raises OSError."""
+    if settings.node.name:
+        return settings.node.name
+    folder = durable.Folder(settings.state.directory)
+    try:
+        with suppress(FileNotFoundError):
+            if name := folder.read("node", limit=256).decode("ascii", "ignore").strip():
+                return name
+        letters = (c if c.isascii() and (c.isalnum() or c in ".-") else "-" for c in socket.gethostname())
+        name = "".join(letters).strip(".-")[:63] or "localhost"
+        folder.write("node", name.encode() + b"\n", mode=0o644)
+        return name
+    finally:
+        folder.close()
+
+
+def prepare_folders(settings: Settings) -> None:
+    """Make what is missing of the folders, and prove that files can be renamed across them.
+
+    Two ReadWritePaths of a unit are two mounts, and a rename between them fails though the device is the same.
+    Raises SpoolError.
+    """
+    directory = settings.spool.directory
+    try:
+        durable.make_folder(settings.state.directory, 0o750)
+        durable.make_folder(directory, 0o755)
+        group = _group(PICKUP_GROUP)
+        for path in (directory / "pickup", directory / "pickup" / "tmp", directory / "pickup" / "new"):
+            if not path.is_dir():
+                durable.make_folder(path, PICKUP_MODE)
+                if group is not None:
+                    with suppress(PermissionError):
+                        os.chown(path, -1, group)
+                        path.chmod(PICKUP_MODE)  # a change of group clears the setgid bit
+        durable.make_folder(directory / "queue", 0o700)
+        for path in (directory / "pickup", directory / "pickup" / "new"):
+            _try_rename(path, directory / "queue")
+    except OSError as error:
+        where = error.filename or directory
+        raise SpoolError(
+            f"{where}: {error.strerror}: the daemon must own the folders below [spool] and [state] directory, "
+            "and they must lie on one mount each"
+        ) from error
+
+
+def _group(name: str) -> int | None:
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        return None
+
+
+def _try_rename(source: Path, target: Path) -> None:
+    here, there = durable.Folder(source), durable.Folder(target)
+    try:
+        name = f".probe-{os.getpid()}"
+        here.write(name, b"")
+        try:
+            here.move(name, there, name, sync=False)
+        except OSError:
+            here.remove(name)
+            raise
+        there.remove(name)
+    finally:
+        here.close()
+        there.close()
+
+
+def reading_of(settings: Settings) -> Reading:
+    """How a header tells its envelope under this configuration."""
+    account = settings.account
+    if account is None:
+        return Reading(settings.spool.envelope)
+    return Reading(settings.spool.envelope, account.from_address, account.rewrite_from)
+
+
+def rules_of(settings: Settings) -> Rules:
+    """How the pickup judges files under this configuration."""
+    spool = settings.spool
+    return Rules(reading_of(settings), spool.settle, spool.max_message_size, spool.min_free)
+
+
+class Generation:
+    """Everything that one configuration decides about."""
+
+    def __init__(self, settings: Settings, node: str, spool: Spool, clock: Clock, watchdog: notify.Watchdog) -> None:
+        self.settings = settings
+        self.stop = asyncio.Event()
+        self._watchdog = watchdog
+        self._spool = spool
+        account = settings.account
+        reading = reading_of(settings)
+        spool.set_reading(reading)
+        spool.keep_sent = settings.spool.keep_sent
+        spool.strict_order = account is not None and account.strict_order
+        self.pickup = Pickup(settings.spool.directory / "pickup", spool, rules_of(settings), clock)
+        self.route: Route | None = None
+        self._relays: list[Relay] = []
+        if account is not None:
+            self.route = Route(account.name, opener(account, settings, node), probe=settings.retry.probe, clock=clock)
+            terms = Terms(
+                node,
+                account.from_address if account.rewrite_from in ("envelope", "always") else "",
+                reading,
+                Policy(settings.retry.message, settings.retry.expire, settings.spool.settle),
+                settings.spool.max_recipients,
+                account.strict_order,
+                account.data_timeout + account.command_timeout + smtp.BODY_STALL,
+            )
+            relay = Relay(spool, self.route, terms, clock)
+            self._relays = [relay] * account.connections
+
+    async def run(self) -> None:
+        """Until `end`. Every loop finishes what it has under way."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._guard("pickup", self.pickup.run(self.stop, self._beat("pickup"))))
+                for number, relay in enumerate(self._relays):
+                    name = f"relay-{number}"
+                    tasks.create_task(self._guard(name, relay.run(number, self.stop, self._beat(name))))
+        finally:
+            self.pickup.close()
+
+    def end(self) -> None:
+        """Let every loop stop at its next resting place."""
+        self.stop.set()
+        self._spool.wake()
+        self.pickup.wake()
+
+    def _beat(self, name: str) -> Callable[[float], None]:
+        return lambda within: self._watchdog.beat(name, within)
+
+    async def _guard(self, name: str, loop: Any) -> None:
+        try:
+            await loop
+        finally:
+            self._watchdog.ended(name)
+
+
+def opener(account: OutboundAccount, settings: Settings, node: str) -> Callable[[], Any]:
+    """How the route gets a connection: secrets are resolved anew each time, then connect .. AUTH."""
+
+    async def connect() -> Session:
+        where = f"outbound.{account.name}"
+        try:
+            user = await asyncio.to_thread(secrets.resolve, account.user, key=f"{where}.user")
+            password = await asyncio.to_thread(secrets.resolve, account.password, key=f"{where}.password")
+        except secrets.SecretError as error:
+            raise RouteTrouble(Response(Stage.AUTH, 0, "", str(error))) from error
+        log.conceal(password)
+        remembered = TlsMemory(settings.state.directory, account.host) if account.security == "auto" else None
+        try:
+            return await smtp.connect(account, user=user, password=password, hello=node, remembered=remembered)
+        except (OSError, ValueError) as error:  # of STATE/tls.json: fail closed, but say so
+            raise RouteTrouble(Response(Stage.TLS, 0, "", f"tls.json: {error}")) from error
+
+    return connect
+
+
+class Daemon:
+    """One process, one spool."""
+
+    def __init__(self, path: Path, loaded: config.Loaded, environ: Mapping[str, str], clock: Clock) -> None:
+        """Take the spool's lock. Raises SpoolError, durable.LockedError, OSError."""
+        self._path = path
+        self._environ = environ
+        self._clock = clock
+        self._loaded = loaded
+        settings = loaded.settings
+        prepare_folders(settings)
+        self._node = node_name(settings)
+        self._spool = Spool(settings.spool.directory, node=self._node, clock=clock, report=Reports())
+        self._watchdog = notify.Watchdog(clock)
+        self._generation = Generation(settings, self._node, self._spool, clock, self._watchdog)
+        self._control = control.Server(control.socket_path(settings.state.directory), self._answer)
+        self._stop = asyncio.Event()
+        self._hung_up = asyncio.Event()
+        self._started = clock.now()
+
+    async def run(self) -> None:
+        """Until SIGTERM or SIGINT. Raises what a loop did not expect."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._end, signal.Signals(number).name)
+        loop.add_signal_handler(signal.SIGHUP, self._hung_up.set)
+        over = asyncio.Event()
+        try:
+            await self._spool.open_up()
+            await self._control.start()
+            events.config_loaded(file=str(self._path), sha256=self._loaded.sha256, by="start", changed=[])
+            self._announce()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._watchdog.run(over))
+                tasks.create_task(self._listen_for_hangups())
+                tasks.create_task(self._keep_house())
+                await self._generations()
+                over.set()
+        finally:
+            await self._control.close()
+            self._spool.close()
+
+    def _announce(self) -> None:
+        account = self._loaded.settings.account
+        waiting = self._spool.figures().waiting
+        events.daemon_ready(
+            waiting=waiting, outbound=account.name if account else "disabled", spool=str(self._spool.directory)
+        )
+        notify.ready(self._status_line())
+
+    async def _generations(self) -> None:
+        while True:
+            await self._generation.run()
+            if self._stop.is_set():
+                return
+            settings = self._loaded.settings
+            self._generation = Generation(settings, self._node, self._spool, self._clock, self._watchdog)
+            notify.ready(self._status_line())
+
+    def _end(self, reason: str) -> None:
+        if not self._stop.is_set():
+            events.daemon_stopping(reason=reason)
+            notify.stopping()
+            self._stop.set()
+            self._hung_up.set()
+            self._generation.end()
+
+    # -- reload ------------------------------------------------------------------------------------------------
+
+    async def _listen_for_hangups(self) -> None:
+        while not self._stop.is_set():
+            await self._hung_up.wait()
+            self._hung_up.clear()
+            if not self._stop.is_set():
+                with suppress(control.RefusedError):
+                    await self._reload("SIGHUP")
+
+    async def _reload(self, by: str) -> list[str]:
+        """All or nothing: the keys that changed. Raises RefusedError; then everything stays as it was."""
+        try:
+            loaded = await asyncio.to_thread(config.load, self._path, self._environ)
+            if stuck := config.needs_restart(self._loaded.settings, loaded.settings):
+                raise config.ConfigError([f"{', '.join(stuck)}: a change of this needs a restart, not a reload"])
+        except config.ConfigError as error:
+            events.config_rejected(file=str(self._path), reason=str(error), by=by)
+            raise control.RefusedError(os.EX_CONFIG, str(error), "the configuration before stays in force") from error
+        changed = config.diff(self._loaded.settings, loaded.settings)
+        self._loaded = loaded
+        notify.reloading()
+        log.setup(loaded.settings.log.format, loaded.settings.log.level)
+        events.config_loaded(file=str(self._path), sha256=loaded.sha256, by=by, changed=changed)
+        self._generation.end()
+        return changed
+
+    # -- house-keeping -----------------------------------------------------------------------------------------
+
+    async def _keep_house(self) -> None:
+        sweep_at = 0.0
+        while not self._stop.is_set():
+            if self._clock.monotonic() >= sweep_at:
+                sweep_at = self._clock.monotonic() + SWEEP_EVERY
+                with suppress(OSError):
+                    await self._spool.sweep(self._loaded.settings.spool.keep_failed)
+            notify.status(self._status_line())
+            await self._clock.wait(self._stop, STATUS_EVERY)
+
+    def _status_line(self) -> str:
+        """One line for `systemctl status`."""
+        figures, route = self._spool.figures(), self._generation.route
+        if route is None:
+            return f"outbound disabled, {figures.waiting} waiting"
+        if route.held is not None:
+            return f"{figures.waiting} waiting, {route.account} held for {route.held_for:.0f} s: {route.held}"
+        return f"{figures.waiting} waiting ({figures.deferred} deferred, {figures.held} on hold), {route.account} ok"
+
+    # -- the control socket ------------------------------------------------------------------------------------
+
+    async def _answer(self, request: dict[str, Any], by: str) -> AsyncIterator[dict[str, Any]]:
+        match request:
+            case {"command": "status"}:
+                yield await self._status()
+            case {"command": "reload"}:
+                yield {"changed": await self._reload(by)}
+            case {"command": "list", "failed": bool(failed)}:
+                async for entry in self._spool.entries(failed=failed):
+                    yield shown(entry)
+            case {"command": "show", "id": str(queue_id)}:
+                found = await self._spool.find(queue_id)
+                if found is None:
+                    raise control.RefusedError(os.EX_DATAERR, f"{queue_id}: no such message")
+                yield shown(found)
+            case {"command": "change", "verb": str(verb), "ids": [*ids]} if verb in list(Verb):
+                for queue_id in ids:
+                    (why,) = (await self._spool.change(Verb(verb), [str(queue_id)])).values()
+                    if not why:
+                        events.queue_changed(verb=verb, queue_id=str(queue_id), by=by)
+                    yield {"id": queue_id, "error": why}
+            case _:
+                raise control.RefusedError(os.EX_USAGE, "the daemon does not know this request")
+
+    async def _status(self) -> dict[str, Any]:
+        figures, route, account = self._spool.figures(), self._generation.route, self._loaded.settings.account
+        outbound: dict[str, Any] = {"state": "disabled"}
+        if route is not None and account is not None:
+            outbound = {
+                "account": account.name,
+                "description": account.description,
+                "host": account.host,
+                "state": "held" if route.held else "up",
+                "relay": route.relay,
+                "last_contact": route.last_contact or None,
+                "reason": str(route.held) if route.held else "",
+                "stage": route.held.stage.value if route.held else "",
+                "held_for": route.held_for,
+            }
+        failed = await asyncio.to_thread(lambda: sum(1 for _ in (self._spool.directory / "failed").glob("*.eml")))
+        return {
+            "version": __version__,
+            "node": self._node,
+            "pid": os.getpid(),
+            "started": self._started,
+            "config": {"file": str(self._path), "sha256": self._loaded.sha256},
+            "outbound": outbound,
+            "queue": {
+                "waiting": figures.waiting,
+                "due": figures.due + figures.in_flight,
+                "deferred": figures.deferred,
+                "held": figures.held,
+                "oldest": figures.oldest or None,
+                "failed": failed,
+            },
+            "pickup": {"refused": self._generation.pickup.refused},
+        }
+
+
+def shown(entry: Entry) -> dict[str, Any]:
+    """A message in postqueue -j's names, and ours behind them. Times in seconds since the epoch."""
+    message, progress = entry.message, entry.message.progress
+    return {
+        "queue_name": entry.place.value,
+        "queue_id": message.queue_id,
+        "arrival_time": int(progress.arrived_at),
+        "message_size": message.size,
+        "forced_expire": False,
+        "sender": message.envelope.sender or "MAILER-DAEMON",
+        "recipients": [_recipient(progress, recipient, entry.reason) for recipient in message.envelope.recipients],
+        "next_attempt": entry.next_attempt or None,
+        "rule": message.rule,
+        "reason": entry.reason,
+        "file": entry.file,
+        "in_flight": entry.in_flight,
+    }
+
+
+def _recipient(progress: Progress, recipient: str, reason: str) -> dict[str, Any]:
+    record = progress.recipients.get(recipient)
+    if record is None:
+        return {"address": recipient, **({"delay_reason": reason} if reason else {}), "status": "queued", "attempts": 0}
+    return {
+        "address": recipient,
+        "delay_reason": str(record.response),
+        "status": record.status.value,
+        "attempts": record.attempts,
+        "next_attempt": record.next_attempt or None,
+        "reason": record.reason,
+    }
+
+
+async def serve(path: Path, loaded: config.Loaded, environ: Mapping[str, str]) -> None:
+    """Run the daemon with the machine's clocks. Raises SpoolError, durable.LockedError, OSError."""
+    daemon = Daemon(path, loaded, environ, SystemClock())
+    await daemon.run()
