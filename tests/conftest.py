@@ -1,0 +1,181 @@
+"""Fixtures: certificates, real servers, the daemon as a process; no async test may leave a task behind."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.servers import certificates as certificate_files
+from tests.servers.certificates import Certificates
+from tests.servers.daemon import Daemon, StartDaemon, account
+from tests.servers.dovecot import DovecotAuth
+from tests.servers.postfix import Postfix
+from tests.servers.process import free_port as find_free_port
+from tests.servers.process import short_directory
+
+# Program -> Debian's package. What is not there is skipped, named at the end, and on CI an error.
+PACKAGES = {"postfix": "postfix", "dovecot": "dovecot-core", "systemd-analyze": "systemd", "strace": "strace"}
+REAL = {"dovecot_auth", "postfix"}
+NEEDS = "needs "
+
+os.environ["PATH"] += ":/usr/sbin:/sbin"  # where servers are; an ordinary user's PATH lacks them
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whoever asks for a real server is marked so: `-m "not real"` leaves them out."""
+    for item in items:
+        if REAL & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.real)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was not tested, and the line that would change it."""
+    skipped = [report for report in terminalreporter.stats.get("skipped", []) if NEEDS in str(report.longrepr)]
+    if skipped:
+        missing = [package for program, package in PACKAGES.items() if shutil.which(program) is None]
+        terminalreporter.section("not tested: a real server or tool is missing")
+        for report in skipped:
+            terminalreporter.line(report.nodeid)
+        if missing:
+            line = f"apt-get install --yes --no-install-recommends {' '.join(missing)}"
+            terminalreporter.line(f"to test it: sudo {line}")
+        if os.getuid() != 0:
+            terminalreporter.line("Postfix runs as root only: sudo make test")
+    if account.cache_info().currsize and account().reason:
+        terminalreporter.section("the daemon's user")
+        terminalreporter.line(account().reason)
+
+
+def require(program: str, *, root: bool = False) -> None:
+    """Skip the test where `program` is not installed, or root is needed and we are not; on CI that is a failure."""
+    if shutil.which(program) is None:
+        absent = f"{NEEDS}{PACKAGES[program]}"
+    elif root and os.getuid() != 0:
+        absent = f"{NEEDS}root for {program}"
+    else:
+        return
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{absent}, and nothing is skipped on CI")
+    pytest.skip(absent)
+
+
+@pytest.fixture
+def required() -> Callable[[str], None]:
+    """For tests with a tool instead of a server: `required("strace")` skips, or fails on CI, without it."""
+    return require
+
+
+def leaked_tasks() -> set[asyncio.Task[object]]:
+    """The running loop's tasks that have not ended, the caller's apart."""
+    return {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}
+
+
+@pytest.fixture
+async def no_task_is_left() -> AsyncIterator[None]:
+    """Fails the test whose tasks outlive it: in the daemon each would be work nobody waits for."""
+    yield
+    assert not leaked_tasks(), "tasks left running"
+
+
+@pytest.fixture(autouse=True)
+def _tasks_are_counted(request: pytest.FixtureRequest) -> None:
+    # Asked for by name and first, so that it ends last, and so that a plain test gets no event loop.
+    if inspect.iscoroutinefunction(getattr(request, "function", None)):
+        request.getfixturevalue(no_task_is_left.__name__)
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    """A function that finds a free loopback port at each call."""
+    return find_free_port
+
+
+@pytest.fixture
+def short_tmp() -> Iterator[Path]:
+    """A directory with a path short enough for Unix sockets, owned by the user the daemon runs as."""
+    with short_directory("mr") as path:
+        yield account().own(path)
+
+
+@pytest.fixture
+def spool_dir(short_tmp: Path) -> Path:
+    """An empty directory of the daemon's user, for [spool] directory."""
+    return _private(short_tmp / "spool")
+
+
+@pytest.fixture
+def state_dir(short_tmp: Path) -> Path:
+    """An empty directory of the daemon's user, for [state] directory."""
+    return _private(short_tmp / "state")
+
+
+def _private(path: Path) -> Path:
+    path.mkdir(mode=0o755)
+    return account().own(path)
+
+
+@pytest.fixture(scope="session")
+def certificates() -> Iterator[Certificates]:
+    """The authority and its good and bad certificates; the client's key can be read by the daemon's user."""
+    with short_directory("mr-tls") as directory:
+        made = certificate_files.make(directory)
+        account().own(made.client.key)
+        yield made
+
+
+@pytest.fixture(scope="session")
+def dovecot_auth() -> Iterator[DovecotAuth]:
+    """Dovecot's auth service."""
+    require("dovecot")
+    with short_directory("mr-auth") as directory:
+        server = DovecotAuth(directory)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
+
+
+@pytest.fixture(scope="session")
+def _postfix(request: pytest.FixtureRequest, certificates: Certificates) -> Iterator[Postfix]:
+    require("postfix", root=True)
+    dovecot: DovecotAuth = request.getfixturevalue("dovecot_auth")
+    with short_directory("mr-mta") as directory:
+        server = Postfix(directory, certificates, dovecot)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
+
+
+@pytest.fixture
+def postfix(_postfix: Postfix) -> Postfix:
+    """The smarthost, one for all tests: running, with nothing in its mailboxes and its log."""
+    _postfix.start()
+    _postfix.clear()
+    return _postfix
+
+
+@pytest.fixture
+def daemon() -> Iterator[StartDaemon]:
+    """`daemon(text).wait_ready()`: any number of them, each ended with the test at the latest.
+
+    What the configuration names has to be the daemon's: see `short_tmp`, `spool_dir`, `state_dir`.
+    """
+    with ExitStack() as ending:
+
+        def make(configuration: str, environment: Mapping[str, str] | None = None, *, start: bool = True) -> Daemon:
+            directory = ending.enter_context(short_directory("mr-run"))
+            made = Daemon(account().own(directory), configuration, environment or {})
+            ending.callback(lambda: made.running and made.kill9())
+            return made.start() if start else made
+
+        yield make

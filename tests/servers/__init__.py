@@ -1,0 +1,1 @@
+"""Private instances of real servers, and the daemon itself as a process."""

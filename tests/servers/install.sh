@@ -1,0 +1,52 @@
+#!/bin/sh
+# Installs what the tests against real servers need, as root by apt-get; says what will be skipped otherwise.
+# The packages' own services are never started and Postfix is left without a configuration: the tests run
+# private instances. With CI=true a failed installation is an error, since the tests would fail too.
+set -eu
+
+PATH=$PATH:/usr/sbin:/sbin
+missing=
+for pair in postfix:postfix dovecot:dovecot-core systemd-analyze:systemd strace:strace; do
+    command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair#*:}"
+done
+if [ "${CI:-}" != true ] && [ ! -e /usr/sbin/postfix ] && [ -e /usr/sbin/sendmail ]; then
+    echo "postfix is not installed: another mail transport agent is present, and it would be replaced" >&2
+    missing=$(echo " $missing " | sed 's/ postfix / /')
+fi
+missing=$(echo "$missing" | xargs)
+apt_line="apt-get install --yes --no-install-recommends $missing"
+
+if [ "$(id -u)" != 0 ]; then
+    echo "not root: the tests against a real Postfix are skipped (sudo make test runs them)" >&2
+    [ -z "$missing" ] || echo "not installed, and skipped: $missing (sudo $apt_line)" >&2
+    exit 0
+fi
+[ -n "$missing" ] || exit 0
+
+give_up() {
+    echo "cannot install $missing: $1; by hand: $apt_line" >&2
+    [ "${CI:-}" = true ] && exit 1
+    exit 0
+}
+command -v apt-get >/dev/null || give_up "there is no apt-get"
+
+# invoke-rc.d asks this file whether a package may start its service: 101 is no.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e $policy ]; then
+    trap 'rm -f $policy' EXIT
+    trap 'exit 1' HUP INT TERM
+    printf '#!/bin/sh\nexit 101\n' >$policy
+    chmod 755 $policy
+fi
+
+export DEBIAN_FRONTEND=noninteractive
+case " $missing " in *" postfix "*)
+    command -v debconf-set-selections >/dev/null &&
+        echo "postfix postfix/main_mailer_type select No configuration" | debconf-set-selections ;;
+esac
+echo "installing $missing" >&2
+apt() { apt-get -qq -o DPkg::Lock::Timeout=120 "$@" </dev/null >&2; }
+# The lists are fetched only where the first attempt fails: they are empty in a container and stale in an old one.
+# shellcheck disable=SC2086 # one word per package
+apt install --yes --no-install-recommends $missing 2>/dev/null ||
+    { apt update && apt install --yes --no-install-recommends $missing; } || give_up "apt-get failed"

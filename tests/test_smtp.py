@@ -1,0 +1,894 @@
+"""Connecting and sending, against a server that behaves as each test says."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import hashlib
+import hmac
+import socket
+import ssl
+import time
+from base64 import b64decode, b64encode
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import trustme
+
+from mailrelayd.outbound import session as session_module
+from mailrelayd.outbound import smtp
+from mailrelayd.outbound.sasl import PASSWORD_MECHANISMS
+from mailrelayd.outbound.session import Session
+from mailrelayd.outbound.smtp import RouteTrouble
+from mailrelayd.outbound.values import Answers, Response, Stage, Transaction
+from tests import scripted_smtp
+from tests.scripted_smtp import Conversation, Fault, Script, Server, last_words, serving
+
+SHORT = 0.15  # seconds; long enough for a loopback, and nothing waits for it except where silence is the test
+LOCK_STEP = ("SIZE", "8BITMIME")
+
+
+@dataclass(frozen=True)
+class Tls:
+    minimum: str = "1.2"
+    maximum: str = ""
+    ca_file: str = ""
+    certificate: str = ""
+    key: str = ""
+    server_name: str = ""
+    fingerprint: str = ""
+    verify: bool = True
+
+
+@dataclass(frozen=True)
+class Account:
+    port: int | None
+    host: str = "127.0.0.1"
+    security: str = "none"
+    allow_plaintext: bool = False
+    auth: str = "none"
+    connect_timeout: float = 5.0
+    command_timeout: float = 5.0
+    data_timeout: float = 5.0
+    tls: Tls = field(default_factory=Tls)
+
+
+@dataclass
+class Text:
+    """A message in memory, in pieces as given."""
+
+    pieces: list[bytes]
+    still_the_same: bool = True
+    claimed: int | None = None
+    read: int = 0
+    closed: bool = False
+    goal: int = 0
+    at_goal: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def size(self) -> int:
+        return sum(map(len, self.pieces)) if self.claimed is None else self.claimed
+
+    @property
+    def eight_bit(self) -> bool:
+        return not all(piece.isascii() for piece in self.pieces)
+
+    async def reached(self, count: int) -> None:
+        """Wait until this many pieces were read."""
+        self.goal = count
+        await self.at_goal.wait()
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        try:
+            for piece in self.pieces:
+                self.read += 1
+                if self.read == self.goal:
+                    self.at_goal.set()
+                yield piece
+        finally:
+            self.closed = True
+
+    def unchanged(self) -> bool:
+        return self.still_the_same
+
+
+def text(name: str = "hello") -> Text:
+    return Text([f"Subject: {name}\r\n\r\n.{name}\r\n".encode()])
+
+
+def wire(name: str) -> bytes:
+    return f"Subject: {name}\r\n\r\n..{name}\r\n".encode()
+
+
+def message(name: str, recipients: int = 1) -> Transaction:
+    return Transaction(name, f"{name}@example.com", tuple(f"r{i}@example.org" for i in range(recipients)))
+
+
+@asynccontextmanager
+async def connected(
+    server: Server, *, command_timeout: float = 5.0, data_timeout: float = 5.0
+) -> AsyncIterator[Session]:
+    account = Account(server.port, command_timeout=command_timeout, data_timeout=data_timeout)
+    session = await smtp.connect(account, hello="client.example.com")
+    try:
+        yield session
+    finally:
+        session.abort()
+        await session._wire.gone.wait()
+
+
+async def sent(session: Session, *names: str, recipients: int = 1, stopping: bool = False) -> list[Answers]:
+    """Send one small message for each name and collect what came of them."""
+
+    async def feed() -> None:
+        for name in names:
+            if not await session.send(message(name, recipients), text(name)):
+                return
+        session.finish(stopping=stopping)
+
+    feeder = asyncio.create_task(feed())
+    got = [answers async for answers in session.attempts()]
+    await feeder
+    return got
+
+
+def code(answer: Response | None) -> int:
+    return answer.code if answer is not None else 0
+
+
+async def trouble(account: Account, *, user: str = "", password: str = "") -> Response:
+    """What RouteTrouble says when this account cannot be used."""
+    with pytest.raises(RouteTrouble) as caught:
+        (await smtp.connect(account, user=user, password=password, hello="client.example.com")).abort()
+    return caught.value.response
+
+
+@pytest.fixture(autouse=True)
+async def no_task_is_left() -> AsyncIterator[None]:
+    yield
+    left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    assert not left
+
+
+# Transactions
+
+
+@pytest.mark.parametrize("extensions", [("PIPELINING",), LOCK_STEP])
+async def test_messages_arrive_in_order_and_as_they_were(extensions: tuple[str, ...]) -> None:
+    names = [f"m{i}" for i in range(5)]
+    async with serving(Script(extensions=extensions)) as server, connected(server) as session:
+        got = await sent(session, *names, recipients=2)
+        await session.close()
+    assert [answers.transaction.queue_id for answers in got] == names
+    assert all(code(answers.body) == 250 and answers.cut is None for answers in got)
+    assert server.bodies == [wire(name) for name in names]
+    assert session.settled == 5
+    assert session.trouble is None
+    group = ["RSET", "MAIL", "RCPT", "RCPT", "DATA"]
+    assert [line.split()[0] for line in server.lines] == ["EHLO", *group * 5, "QUIT"]
+
+
+async def test_a_body_and_the_next_group_leave_in_one_write() -> None:
+    async with serving(Script()) as server, connected(server) as session:
+        await sent(session, "a", "b", "c")
+    segments = server.conversations[0].segments
+    assert segments[1].startswith(b"RSET\r\nMAIL FROM:<a@")
+    assert segments[2].startswith(wire("a") + b".\r\nRSET\r\nMAIL FROM:<b@")
+    assert segments[2].endswith(b"DATA\r\n")
+    assert segments[3].startswith(wire("b") + b".\r\nRSET\r\nMAIL FROM:<c@")
+    assert segments[4] == wire("c") + b".\r\n"
+
+
+async def test_the_next_body_waits_for_the_owner() -> None:
+    async with serving(Script()) as server, connected(server) as session:
+        attempts = session.attempts()
+        assert await session.send(message("a"), text("a"))
+        assert await session.send(message("b"), text("b"))
+        assert (await anext(attempts)).transaction.queue_id == "a"
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert server.bodies == [wire("a")]
+        assert (await anext(attempts)).transaction.queue_id == "b"
+        assert server.bodies == [wire("a"), wire("b")]
+
+
+async def test_only_one_message_is_taken_ahead() -> None:
+    async with serving(Script()) as server, connected(server) as session:
+        assert await session.send(message("a"), text("a"))
+        assert await session.send(message("b"), text("b"))
+        third = asyncio.create_task(session.send(message("c"), text("c")))
+        await asyncio.sleep(0)
+        assert not third.done()
+        attempts = session.attempts()
+        assert code((await anext(attempts)).body) == 250
+        assert await third
+        session.finish()
+        assert [answers.transaction.queue_id async for answers in attempts] == ["b", "c"]
+
+
+async def test_a_refused_message_does_not_stop_the_next() -> None:
+    script = Script(answers={"MAIL": ["550 5.7.1 no", "250 ok"], "DATA": ["503 5.5.1 no sender", "354 go"]})
+    async with serving(script) as server, connected(server) as session:
+        refused, fine = await sent(session, "a", "b")
+    assert code(refused.mail) == 550
+    assert refused.cut is None
+    assert code(fine.body) == 250
+    assert server.bodies == [wire("b")]
+
+
+async def test_a_refused_sender_with_a_go_ahead_is_never_given_a_body() -> None:
+    async with serving(Script(answers={"MAIL": ["550 no"]})) as server, connected(server) as session:
+        first, second = await sent(session, "a", "b")
+    assert server.bodies == []
+    assert first.cut is not None
+    assert first.cut.code == 0
+    assert second.untried
+
+
+async def test_all_recipients_refused_with_a_go_ahead_gets_a_lone_dot() -> None:
+    script = Script(answers={"RCPT": ["550 no", "250 ok"], "BODY": ["554 no valid recipients", "250 ok"]})
+    async with serving(script) as server, connected(server) as session:
+        refused, fine = await sent(session, "a", "b")
+    assert code(refused.recipients[0]) == 550
+    assert refused.body is None
+    assert not refused.last_byte_sent
+    assert code(fine.body) == 250
+    assert server.bodies == [b"", wire("b")]
+
+
+FAULTS: dict[str, str | Fault] = {
+    "4xx": "451 4.3.0 later",
+    "5xx": "554 5.3.0 never",
+    "421": last_words(b"421 4.3.2 shutting down\r\n"),
+    "421 and open": "421 4.3.2 shutting down",
+    "close": scripted_smtp.hang_up,
+    "reset": scripted_smtp.reset,
+    "half an answer": last_words(b"250-ok\r\n250 "),
+    "silence": scripted_smtp.silence,
+    "drip": scripted_smtp.drip,
+    "junk": scripted_smtp.junk,
+    "giant line": scripted_smtp.giant_line,
+    "endless lines": scripted_smtp.endless_lines,
+    "two codes": "250-fine\r\n550 not fine",
+    "two answers": "250 fine\r\n250 really",
+    "no text": last_words(b"250\r\n\x1b[31m"),
+}
+
+
+@pytest.mark.parametrize("extensions", [("PIPELINING",), LOCK_STEP], ids=["pipelining", "lock-step"])
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
+@pytest.mark.parametrize("verb", ["RSET", "MAIL", "RCPT", "DATA", "BODY"])
+async def test_whatever_goes_wrong_every_message_is_accounted_for(
+    verb: str, fault: str | Fault, extensions: tuple[str, ...]
+) -> None:
+    """The second of three transactions meets the fault: nothing hangs, nothing unanswered is called sent."""
+    script = Script(answers={verb: [scripted_smtp.DEFAULTS[verb], fault]}, extensions=extensions)
+    begin = time.monotonic()
+    async with serving(script) as server, connected(server, command_timeout=SHORT, data_timeout=SHORT) as session:
+        got = await sent(session, "a", "b", "c")
+        await session.close()
+    assert time.monotonic() - begin < 2
+    assert [answers.transaction.queue_id for answers in got] == ["a", "b", "c"][: len(got)]
+    first, second, *_ = got
+    assert code(first.body) == 250
+    stored = set(server.bodies)
+    for answers in got:
+        if code(answers.body) == 250:
+            assert wire(answers.transaction.queue_id) in stored
+    if fault in ("451 4.3.0 later", "554 5.3.0 never") and verb != "RSET":
+        assert second.cut is None or (verb == "MAIL" and "PIPELINING" in extensions)
+    elif verb in ("RSET", "MAIL"):
+        assert second.untried or second.cut is not None or code(second.body) == 250
+    elif fault not in ("250-fine\r\n550 not fine", "250 fine\r\n250 really"):
+        assert second.cut is not None or code(second.body) == 250
+
+
+async def test_silence_after_the_last_byte_is_told_apart() -> None:
+    script = Script(answers={"BODY": [scripted_smtp.silence]})
+    async with serving(script) as server, connected(server, data_timeout=SHORT) as session:
+        (only,) = await sent(session, "a")
+    assert only.last_byte_sent
+    assert only.body is None
+    assert only.cut is not None
+    assert (only.cut.stage, only.cut.text) == (Stage.BODY, f"no answer to the message within {SHORT:g} s")
+
+
+async def test_an_answer_before_the_last_byte_is_not_taken_for_the_one_after_it() -> None:
+    """A success that came too early would hide the refusal that follows."""
+
+    async def early(conversation: Conversation) -> None:
+        await conversation.say("354 go\r\n250 2.0.0 taken already")
+        await conversation.body()
+        await conversation.say("554 5.6.0 refused")
+
+    for extensions in (("PIPELINING",), LOCK_STEP):
+        async with serving(Script({"DATA": [early]}, extensions)) as server, connected(server) as session:
+            (only,) = await sent(session, "a")
+        assert only.body is None
+        assert only.cut is not None
+
+
+async def test_an_answer_is_read_even_if_the_connection_is_dead_behind_it() -> None:
+    """250, then RST: the write of the next group fails, and must not take the 250 with it."""
+
+    async def answer_and_reset(conversation: Conversation) -> None:
+        await conversation.say("250 2.0.0 taken")
+        linger = b"\x01\x00\x00\x00\x00\x00\x00\x00"
+        conversation.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        conversation.writer.close()
+        raise scripted_smtp.Gone
+
+    for names in (("a",), ("a", "b")):
+        async with serving(Script({"BODY": [answer_and_reset]})) as server, connected(server) as session:
+            first, *others = await sent(session, *names)
+        assert code(first.body) == 250
+        assert first.cut is None
+        assert all(answers.untried for answers in others)
+
+
+@pytest.mark.parametrize("fault", [scripted_smtp.hang_up, last_words(b"421 4.4.2 idle\r\n"), last_words(b"hello?\r\n")])
+async def test_a_connection_that_ends_while_idle_ends_the_attempts(fault: Fault) -> None:
+    proceed = asyncio.Event()
+
+    async def later(conversation: Conversation) -> None:
+        await conversation.say("250 2.0.0 taken")
+        await proceed.wait()
+        await fault(conversation)
+
+    async with serving(Script({"BODY": [later]})) as server, connected(server) as session:
+        assert await session.send(message("a"), text("a"))
+        attempts = session.attempts()
+        assert code((await anext(attempts)).body) == 250
+        asyncio.get_running_loop().call_later(0.01, proceed.set)
+        assert [answers async for answers in attempts] == []
+        assert session.trouble is not None
+        assert session.trouble.stage is Stage.IDLE
+        assert not await session.send(message("b"), text("b"))
+
+
+async def test_stopping_finishes_the_body_under_way_and_gives_back_the_rest() -> None:
+    async with serving(Script()) as server, connected(server) as session:
+        attempts = session.attempts()
+        big = Text([b"x" * 998 + b"\r\n"] * 2000)
+        await session.send(message("a"), big)
+        await session.send(message("b"), text("b"))
+        first = asyncio.ensure_future(anext(attempts))
+        await big.reached(1)
+        session.finish(stopping=True)
+        assert code((await first).body) == 250
+        assert [answers.untried async for answers in attempts] == [True]
+        assert session.trouble is None
+    assert len(server.bodies) == 1
+
+
+async def test_stopping_before_anything_began_gives_everything_back() -> None:
+    async with serving(Script()) as server, connected(server) as session:
+        await session.send(message("a"), text("a"))
+        session.finish(stopping=True)
+        assert [answers.untried async for answers in session.attempts()] == [True]
+        assert not await session.send(message("b"), text("b"))
+    assert server.bodies == []
+
+
+async def test_a_cancelled_owner_never_lets_half_a_message_become_a_whole_one() -> None:
+    async with serving(Script()) as server, connected(server) as session:
+        big = Text([b"x" * 998 + b"\r\n"] * 100_000)
+        await session.send(message("a"), big)
+        driver = asyncio.ensure_future(anext(session.attempts()))
+        await big.reached(100)
+        driver.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await driver
+        assert big.closed
+    assert server.bodies == []
+
+
+@pytest.mark.parametrize("body", [Text([b"a\r\n"], still_the_same=False), Text([b"a\r\n"], claimed=4)])
+async def test_a_message_that_changed_is_not_sent(body: Text) -> None:
+    async with serving(Script()) as server, connected(server) as session:
+        await session.send(message("a"), body)
+        session.finish()
+        (only,) = [answers async for answers in session.attempts()]
+    assert only.changed
+    assert not only.last_byte_sent
+    assert server.bodies == []
+
+
+async def test_a_message_that_cannot_be_read_is_cut_with_the_reason() -> None:
+    class Broken(Text):
+        async def chunks(self) -> AsyncIterator[bytes]:
+            yield b"a\r\n"
+            raise OSError(5, "Input/output error")
+
+    async with serving(Script()) as server, connected(server) as session:
+        await session.send(message("a"), Broken([b"a\r\n"]))
+        (only,) = [answers async for answers in session.attempts()]
+    assert only.cut is not None
+    assert str(only.cut) == "the message cannot be read: Input/output error"
+    assert server.bodies == []
+
+
+async def test_a_server_that_takes_no_body_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(smtp, "BODY_STALL", SHORT)
+
+    async def deaf(conversation: Conversation) -> None:
+        conversation.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await conversation.say("354 go")
+        await asyncio.sleep(30)
+
+    script = Script({"DATA": [deaf]})
+    async with serving(script) as server, connected(server, command_timeout=SHORT) as session:
+        await session.send(message("a"), Text([b"x" * 998 + b"\r\n"] * 50_000))
+        (only,) = [answers async for answers in session.attempts()]
+    assert only.cut is not None
+    assert "took nothing of the body" in only.cut.text
+
+
+async def test_an_address_that_cannot_be_said_is_refused_and_nothing_is_taken() -> None:
+    async with serving(Script()) as server, connected(server) as session:
+        with pytest.raises(ValueError, match="address"):
+            await session.send(Transaction("a", "a@example.com\r\nDATA", ("b@example.com",)), text())
+        assert code((await sent(session, "b"))[0].body) == 250
+    assert server.bodies == [wire("b")]
+
+
+async def test_close_is_short_even_if_the_server_does_not_answer_quit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "QUIT_DEADLINE", SHORT)
+    async with serving(Script(answers={"QUIT": [scripted_smtp.silence]})) as server, connected(server) as session:
+        await sent(session, "a")
+        begin = time.monotonic()
+        await session.close()
+        await session.close()
+        assert time.monotonic() - begin < 1
+        assert session.trouble is None
+
+
+# The way there
+
+
+def certificates(path: Path, ca: trustme.CA, name: str, leaf: trustme.LeafCert) -> str:
+    file = path / f"{name}.pem"
+    leaf.private_key_and_cert_chain_pem.write_to_path(file)
+    return str(file)
+
+
+@dataclass
+class Pki:
+    """Certificates of every kind, as server contexts and files."""
+
+    ca: trustme.CA
+    ca_file: str
+    other_ca_file: str
+    client_file: str
+    pin: str
+    contexts: dict[str, ssl.SSLContext]
+
+
+@pytest.fixture(scope="session")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pki]:
+    path = tmp_path_factory.mktemp("pki")
+    ca, other = trustme.CA(), trustme.CA()
+    ca.cert_pem.write_to_path(path / "ca.pem")
+    other.cert_pem.write_to_path(path / "other.pem")
+    good = ca.issue_cert("127.0.0.1", "smtp.example.com")
+    past = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
+    leaves = {
+        "good": good,
+        "expired": ca.issue_cert("127.0.0.1", not_before=past - datetime.timedelta(days=9), not_after=past),
+        "wrong host": ca.issue_cert("elsewhere.example.com"),
+    }
+    contexts = {}
+    for name, leaf in leaves.items():
+        contexts[name] = context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        leaf.configure_cert(context)
+    contexts["old"] = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    contexts["old"].maximum_version = ssl.TLSVersion.TLSv1_2
+    good.configure_cert(contexts["old"])
+    contexts["wants client"] = context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    good.configure_cert(context)
+    context.verify_mode = ssl.CERT_REQUIRED
+    ca.configure_trust(context)
+    client = certificates(path, ca, "client", ca.issue_cert("client.example.com"))
+    pin = hashlib.sha256(ssl.PEM_cert_to_DER_cert(good.cert_chain_pems[0].bytes().decode())).hexdigest()
+    yield Pki(ca, str(path / "ca.pem"), str(path / "other.pem"), client, pin, contexts)
+
+
+def script(pki: Pki, security: str, name: str = "good", **more: object) -> Script:
+    context = pki.contexts[name]
+    made = Script(implicit=context) if security == "tls" else Script(starttls=context)
+    for key, value in more.items():
+        setattr(made, key, value)
+    return made
+
+
+both = pytest.mark.parametrize("security", ["tls", "starttls"])
+
+
+@both
+async def test_a_message_goes_over_tls(pki: Pki, security: str) -> None:
+    async with serving(script(pki, security)) as server:
+        account = Account(server.port, security=security, auth="password", tls=Tls(ca_file=pki.ca_file))
+        session = await smtp.connect(account, user="relay", password="sécret €\x01", hello="client.example.com")
+        assert session.tls.startswith("TLSv1.3 ")
+        assert session.relay == f"127.0.0.1[127.0.0.1]:{server.port}"
+        assert code((await sent(session, "a", "b"))[1].body) == 250
+        await session.close()
+    assert server.bodies == [wire("a"), wire("b")]
+    logins = [line for line in server.lines if line.startswith("AUTH")]
+    assert [scripted_smtp.plain_fields(line) for line in logins] == [["", "relay", "sécret €\x01"]]
+
+
+@both
+@pytest.mark.parametrize(
+    ("name", "settings", "says"),
+    [
+        ("expired", {}, "expired"),
+        ("wrong host", {}, "not valid for '127.0.0.1'"),
+        ("good", {"server_name": "other.example.com"}, "other.example.com"),
+        ("good", {"ca_file": "other"}, "CA"),
+        ("good", {"ca_file": ""}, "CA"),
+        ("good", {"fingerprint": "00" * 32}, "not the pinned one"),
+        ("good", {"fingerprint": "00" * 32, "verify": False}, "not the pinned one"),
+        ("good", {"fingerprint": "abc"}, "64 hex digits"),
+        ("good", {"ca_file": "/nonexistent"}, "/nonexistent"),
+        ("good", {"certificate": "/nonexistent"}, "/nonexistent"),
+        ("good", {"minimum": "1.9"}, "1.9"),
+        ("old", {"minimum": "1.3"}, "minimum 1.3"),
+    ],
+)
+async def test_a_certificate_that_is_not_right_holds_the_route(
+    pki: Pki, security: str, name: str, settings: dict[str, str], says: str
+) -> None:
+    chosen = {"ca_file": pki.ca_file, **settings}
+    if chosen["ca_file"] == "other":
+        chosen["ca_file"] = pki.other_ca_file
+    async with serving(script(pki, security, name)) as server:
+        account = Account(server.port, security=security, auth="password", tls=Tls(**chosen))  # type: ignore[arg-type]
+        response = await trouble(account, user="relay", password="secret")
+    assert response.stage is Stage.TLS
+    assert response.code == 0
+    assert says in response.text
+    assert not any(line.startswith(("AUTH", "MAIL")) for line in server.lines)
+
+
+@both
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("good", {"server_name": "smtp.example.com"}),
+        ("good", {"fingerprint": "pin"}),
+        ("good", {"fingerprint": "PIN"}),
+        ("good", {"fingerprint": "pin", "verify": False, "ca_file": ""}),
+        ("wrong host", {"verify": False}),
+        ("expired", {"verify": False}),
+        ("good", {"maximum": "1.2"}),
+        ("wants client", {"certificate": "client"}),
+    ],
+)
+async def test_a_certificate_that_is_right_is_taken(
+    pki: Pki, security: str, name: str, settings: dict[str, str]
+) -> None:
+    pins = {"pin": pki.pin, "PIN": "sha256:" + ":".join(pki.pin.upper()[i : i + 2] for i in range(0, 64, 2))}
+    chosen = {"ca_file": pki.ca_file, **settings}
+    if "fingerprint" in chosen:
+        chosen["fingerprint"] = pins[chosen["fingerprint"]]
+    if "certificate" in chosen:
+        chosen["certificate"] = pki.client_file
+    async with serving(script(pki, security, name)) as server:
+        account = Account(server.port, security=security, tls=Tls(**chosen))  # type: ignore[arg-type]
+        session = await smtp.connect(account, hello="client.example.com")
+        assert session.tls.startswith("TLSv1.2 " if "maximum" in chosen else "TLSv1.3 ")
+        assert code((await sent(session, "a"))[0].body) == 250
+        await session.close()
+
+
+async def test_a_server_that_wants_a_certificate_we_have_not_holds_the_route(pki: Pki) -> None:
+    async with serving(script(pki, "tls", "wants client")) as server:
+        response = await trouble(Account(server.port, security="tls", tls=Tls(ca_file=pki.ca_file)))
+    assert response.stage in (Stage.TLS, Stage.GREETING)
+
+
+async def test_stripped_starttls_holds_the_route_and_leaks_nothing() -> None:
+    async with serving(Script(extensions=("PIPELINING", "AUTH PLAIN"))) as server:
+        account = Account(server.port, security="starttls", auth="password")
+        response = await trouble(account, user="relay", password="secret")
+    assert response.stage is Stage.STARTTLS
+    assert "no STARTTLS" in response.text
+    assert [line.split()[0] for line in server.lines] == ["EHLO"]
+
+
+async def test_a_password_never_travels_in_clear() -> None:
+    async with serving(Script(extensions=("AUTH PLAIN LOGIN CRAM-MD5 SCRAM-SHA-256",))) as server:
+        account = Account(server.port, security="none", allow_plaintext=True, auth="password")
+        response = await trouble(account, user="relay", password="secret")
+    assert response.stage is Stage.AUTH
+    assert "in clear" in response.text
+    assert not any(line.startswith("AUTH") for line in server.lines)
+
+
+async def test_what_was_said_before_tls_counts_for_nothing(pki: Pki) -> None:
+    """Plain text behind the 220 of STARTTLS is an attack; so are offers that TLS does not repeat."""
+
+    async def inject(conversation: Conversation) -> None:
+        await conversation.say("220 go ahead\r\n250-injected\r\n250-AUTH PLAIN\r\n250 SMTPUTF8")
+        await conversation.start_tls(pki.contexts["good"])
+
+    async with serving(script(pki, "starttls", answers={"STARTTLS": [inject]}, extensions=())) as server:
+        account = Account(server.port, security="starttls", tls=Tls(ca_file=pki.ca_file))
+        try:
+            session = await smtp.connect(account, hello="client.example.com")
+        except RouteTrouble as caught:
+            assert caught.response.stage in (Stage.TLS, Stage.EHLO, Stage.STARTTLS)
+        else:
+            assert not session.extensions.smtputf8
+            session.abort()
+            await session._wire.gone.wait()
+
+
+SETUP_FAULTS: dict[str, tuple[str | Fault, int]] = {
+    "4xx": ("451 4.3.0 later", 451),
+    "5xx": ("554 5.3.0 never", 554),
+    "421": (last_words(b"421 4.3.2 busy\r\n"), 421),
+    "close": (scripted_smtp.hang_up, 0),
+    "reset": (scripted_smtp.reset, 0),
+    "silence": (scripted_smtp.silence, 0),
+    "drip": (scripted_smtp.drip, 0),
+    "junk": (scripted_smtp.junk, 0),
+    "giant line": (scripted_smtp.giant_line, 0),
+    "endless lines": (scripted_smtp.endless_lines, 0),
+    "another 2xx": ("299 hm", 0),
+}
+
+
+@pytest.mark.parametrize("fault", SETUP_FAULTS.values(), ids=SETUP_FAULTS.keys())
+@pytest.mark.parametrize("verb", ["GREETING", "EHLO", "STARTTLS", "AUTH"])
+async def test_every_failure_on_the_way_is_route_trouble_of_its_stage(
+    pki: Pki, verb: str, fault: tuple[str | Fault, int]
+) -> None:
+    behaviour, expected = fault
+    security = "tls" if verb == "AUTH" else "starttls"
+    begin = time.monotonic()
+    async with serving(script(pki, security, answers={verb: [behaviour]})) as server:
+        account = Account(
+            server.port, security=security, auth="password", command_timeout=SHORT, tls=Tls(ca_file=pki.ca_file)
+        )
+        response = await trouble(account, user="relay", password="secret")
+    assert time.monotonic() - begin < 2
+    assert (response.stage, response.code) == (Stage(verb.lower()), expected)
+    assert response.text
+    assert response.text.isprintable()
+    assert "secret" not in response.text
+
+
+async def test_a_port_that_speaks_plain_text_is_named(pki: Pki) -> None:
+    async with serving(Script()) as server:
+        response = await trouble(Account(server.port, security="tls", command_timeout=SHORT))
+    assert response.stage is Stage.TLS
+    assert "plain text" in response.text
+
+
+async def test_a_port_that_expects_tls_is_guessed(pki: Pki) -> None:
+    async with serving(script(pki, "tls")) as server:
+        response = await trouble(Account(server.port, security="starttls", command_timeout=SHORT))
+    assert response.stage is Stage.GREETING
+    assert 'security = "tls"' in response.text
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def test_a_refused_connection_is_told() -> None:
+    response = await trouble(Account(free_port()))
+    assert response.stage is Stage.CONNECT
+    assert response.text.endswith(": connection refused")
+
+
+async def test_a_name_that_does_not_exist_is_told() -> None:
+    response = await trouble(Account(25, host="host.invalid"))
+    assert response.stage is Stage.CONNECT
+    assert "'host.invalid' cannot be resolved" in response.text
+
+
+async def test_every_address_of_a_name_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(Script()) as server:
+
+        async def two(host: str, port: int, **_: object) -> list[object]:
+            kind = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
+            return [(*kind, ("127.0.0.2", port)), (*kind, ("127.0.0.1", port))]
+
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", two)
+        session = await smtp.connect(Account(server.port, host="smtp.example.com"), hello="client.example.com")
+        assert session.relay == f"smtp.example.com[127.0.0.1]:{server.port}"
+        session.abort()
+        await session._wire.gone.wait()
+
+
+async def test_dns_that_hangs_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never(*_: object, **__: object) -> None:
+        await asyncio.sleep(30)
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", never)
+    response = await trouble(Account(25, host="smtp.example.com", connect_timeout=SHORT))
+    assert response.stage is Stage.CONNECT
+    assert "was not resolved" in response.text
+
+
+@pytest.mark.parametrize("hello", ["", "two words", "naïve.example.com", "a\r\nMAIL"])
+async def test_a_name_that_cannot_be_said_in_ehlo_is_route_trouble(hello: str) -> None:
+    with pytest.raises(RouteTrouble, match="EHLO"):
+        await smtp.connect(Account(25), hello=hello)
+
+
+async def test_a_server_without_ehlo_is_greeted_the_old_way() -> None:
+    async with serving(Script({"EHLO": ["502 what?"]})) as server, connected(server) as session:
+        assert not session.extensions.pipelining
+        assert code((await sent(session, "a"))[0].body) == 250
+    assert server.lines[:2] == ["EHLO client.example.com", "HELO client.example.com"]
+
+
+# AUTH
+
+Login = Callable[[Conversation, str], Awaitable[bool]]
+
+
+def decoded(line: str) -> bytes:
+    return b64decode(line)
+
+
+async def auth_plain(conversation: Conversation, line: str) -> bool:
+    return scripted_smtp.plain_fields(line) == ["", "relay", "pässword"]
+
+
+async def auth_login(conversation: Conversation, line: str) -> bool:
+    await conversation.say("334 UGFzc3dvcmQ6")
+    return decoded(line.split()[2]) == b"relay" and decoded(await conversation.line()) == "pässword".encode()
+
+
+async def auth_cram_md5(conversation: Conversation, line: str) -> bool:
+    await conversation.say("334 " + b64encode(b"<1.2@scripted>").decode())
+    digest = hmac.new("pässword".encode(), b"<1.2@scripted>", "md5").hexdigest()
+    return decoded(await conversation.line()).decode() == f"relay {digest}"
+
+
+def auth_scram(*, knows_password: bool = True) -> Login:
+    async def act(conversation: Conversation, line: str) -> bool:
+        bare = decoded(line.split()[2]).decode().removeprefix("n,,")
+        first = f"r={bare.partition('r=')[2]}server,s={b64encode(b'salt').decode()},i=4096"
+        await conversation.say("334 " + b64encode(first.encode()).decode())
+        final = decoded(await conversation.line()).decode()
+        without_proof, _, proof = final.rpartition(",p=")
+        signed = f"{bare},{first},{without_proof}".encode()
+        salted = hashlib.pbkdf2_hmac("sha256", "pässword".encode(), b"salt", 4096)
+        client_key = hmac.new(salted, b"Client Key", "sha256").digest()
+        signature = hmac.new(hashlib.sha256(client_key).digest(), signed, "sha256").digest()
+        if bytes(a ^ b for a, b in zip(client_key, signature, strict=True)) != decoded(proof):
+            return False
+        server_key = hmac.new(salted if knows_password else b"?", b"Server Key", "sha256").digest()
+        answer = b"v=" + b64encode(hmac.new(server_key, signed, "sha256").digest())
+        await conversation.say("334 " + b64encode(answer).decode())
+        return await conversation.line() == ""
+
+    return act
+
+
+LOGINS: dict[str, Login] = {
+    "SCRAM-SHA-256": auth_scram(),
+    "PLAIN": auth_plain,
+    "LOGIN": auth_login,
+    "CRAM-MD5": auth_cram_md5,
+}
+
+
+@pytest.mark.parametrize("mechanism", PASSWORD_MECHANISMS)
+@pytest.mark.parametrize("password", ["pässword", "wrong"])
+async def test_each_mechanism_logs_in_once(pki: Pki, mechanism: str, password: str) -> None:
+    """The best offered mechanism and no second try, whatever comes of it."""
+    worse = PASSWORD_MECHANISMS[PASSWORD_MECHANISMS.index(mechanism) :]
+    offers = ("AUTH " + " ".join(reversed(worse)),)
+    async with serving(script(pki, "tls", login=LOGINS[mechanism], after_tls=offers)) as server:
+        account = Account(server.port, security="tls", auth="password", tls=Tls(ca_file=pki.ca_file))
+        if password == "wrong":
+            response = await trouble(account, user="relay", password=password)
+            assert str(response) == "535 5.7.8 wrong user or password"
+        else:
+            session = await smtp.connect(account, user="relay", password=password, hello="client.example.com")
+            await session.close()
+    assert [line.split()[1] for line in server.lines if line.startswith("AUTH")] == [mechanism]
+
+
+async def test_a_server_that_does_not_know_the_password_is_not_trusted(pki: Pki) -> None:
+    offers = ("AUTH SCRAM-SHA-256",)
+    async with serving(script(pki, "tls", login=auth_scram(knows_password=False), after_tls=offers)) as server:
+        account = Account(server.port, security="tls", auth="password", tls=Tls(ca_file=pki.ca_file))
+        response = await trouble(account, user="relay", password="pässword")
+    assert response.stage is Stage.AUTH
+    assert "does not know the password" in response.text
+
+
+@pytest.mark.parametrize("offers", [(), ("AUTH GSSAPI NTLM",)])
+async def test_a_server_without_a_mechanism_of_ours_is_told(pki: Pki, offers: tuple[str, ...]) -> None:
+    async with serving(script(pki, "tls", after_tls=offers)) as server:
+        account = Account(server.port, security="tls", auth="password", tls=Tls(ca_file=pki.ca_file))
+        response = await trouble(account, user="relay", password="x")
+    assert response.stage is Stage.AUTH
+    assert "for AUTH" in response.text
+
+
+@pytest.mark.parametrize("mechanism", ["XOAUTH2", "OAUTHBEARER"])
+@pytest.mark.parametrize("token", ["good", "stale"])
+async def test_an_access_token_logs_in(pki: Pki, mechanism: str, token: str) -> None:
+    async def login(conversation: Conversation, line: str) -> bool:
+        if b"auth=Bearer good\x01\x01" in decoded(line.split()[2]):
+            return True
+        await conversation.say("334 " + b64encode(b'{"status":"invalid_token"}').decode())
+        assert await conversation.line() in ("", "AQ==")
+        return False
+
+    async with serving(script(pki, "tls", login=login, after_tls=(f"AUTH {mechanism} PLAIN",))) as server:
+        account = Account(server.port, security="tls", auth="oauth2", tls=Tls(ca_file=pki.ca_file))
+        if token == "good":
+            session = await smtp.connect(account, user="relay", password=token, hello="client.example.com")
+            await session.close()
+        else:
+            response = await trouble(account, user="relay", password=token)
+            assert (response.stage, response.code) == (Stage.AUTH, 535)
+
+
+# security = "auto"
+
+
+@dataclass
+class Memory:
+    seen: tuple[str, int] | None = None
+
+    def best(self) -> tuple[str, int] | None:
+        return self.seen
+
+    def saw(self, level: str, port: int) -> None:
+        self.seen = (level, port)
+
+
+async def test_auto_takes_the_safest_there_is_and_remembers_it(pki: Pki) -> None:
+    for security, context in (("tls", "tls"), ("starttls", "starttls")):
+        memory = Memory()
+        async with serving(script(pki, context)) as server:
+            account = Account(server.port, security="auto", command_timeout=SHORT * 2, tls=Tls(ca_file=pki.ca_file))
+            session = await smtp.connect(account, hello="client.example.com", remembered=memory)
+            assert session.tls
+            await session.close()
+        assert memory.seen == (security, server.port)
+
+
+async def test_auto_refuses_less_than_it_has_seen(pki: Pki) -> None:
+    async with serving(Script()) as server:
+        account = Account(server.port, security="auto", allow_plaintext=True, command_timeout=SHORT)
+        with pytest.raises(RouteTrouble, match="less than starttls is refused"):
+            await smtp.connect(account, hello="c.example.com", remembered=Memory(("starttls", server.port)))
+    assert not any(line.startswith("MAIL") for line in server.lines)
+
+
+@pytest.mark.parametrize(
+    ("allow", "auth", "plain"), [(True, "none", True), (False, "none", False), (True, "password", False)]
+)
+async def test_auto_is_plain_only_if_allowed_and_without_a_password(allow: bool, auth: str, plain: bool) -> None:
+    async with serving(Script()) as server:
+        account = Account(server.port, security="auto", allow_plaintext=allow, auth=auth, command_timeout=SHORT)
+        if plain:
+            session = await smtp.connect(account, hello="c.example.com")
+            assert session.tls == ""
+            await session.close()
+        else:
+            assert "no STARTTLS" in (await trouble(account, user="relay", password="x")).text
+
+
+async def test_auto_does_not_try_a_refused_password_again(pki: Pki) -> None:
+    async with serving(script(pki, "tls", answers={"AUTH": ["535 5.7.8 no"]})) as server:
+        account = Account(server.port, security="auto", auth="password", tls=Tls(ca_file=pki.ca_file))
+        assert (await trouble(account, user="relay", password="x")).code == 535
+    assert len(server.conversations) == 1
