@@ -32,7 +32,7 @@ from mailrelayd.outbound.relay import Relay, Terms
 from mailrelayd.outbound.route import Route
 from mailrelayd.outbound.session import Session
 from mailrelayd.outbound.smtp import RouteTrouble
-from mailrelayd.outbound.spool import Spool, SpoolError
+from mailrelayd.outbound.spool import LONGEST_PAUSE, Spool, SpoolError
 from mailrelayd.outbound.stored import Reading
 from mailrelayd.outbound.tlsmemory import TlsMemory
 from mailrelayd.outbound.values import Progress, Response, Stage
@@ -46,9 +46,15 @@ PICKUP_GROUP = "mailspool"
 class Reports:
     """What the spool has to say that nobody asked for."""
 
+    def __init__(self, watchdog: notify.Watchdog | None = None) -> None:
+        self._watchdog = watchdog
+
     def trouble(self, doing: str, error: OSError) -> None:
         """A write failed and is being repeated, or a file cannot be read."""
         events.queue_trouble(doing=doing, reason=error.strerror or str(error))
+        if self._watchdog is not None:
+            # A full disk is waited for: killed meanwhile, we would forget what was sent, and send it again.
+            self._watchdog.excuse(LONGEST_PAUSE)
 
     def unreadable(self, queue_id: str, reason: str) -> None:
         """A queued file could no longer be understood."""
@@ -210,12 +216,14 @@ def opener(account: OutboundAccount, settings: Settings, node: str) -> Callable[
 
     async def connect() -> Session:
         where = f"outbound.{account.name}"
-        try:
-            user = await asyncio.to_thread(secrets.resolve, account.user, key=f"{where}.user")
-            password = await asyncio.to_thread(secrets.resolve, account.password, key=f"{where}.password")
-        except secrets.SecretError as error:
-            raise RouteTrouble(Response(Stage.AUTH, 0, "", str(error))) from error
-        log.conceal(password)
+        user = password = ""
+        if account.auth == "password":
+            try:
+                user = await asyncio.to_thread(secrets.resolve, account.user, key=f"{where}.user")
+                password = await asyncio.to_thread(secrets.resolve, account.password, key=f"{where}.password")
+            except secrets.SecretError as error:
+                raise RouteTrouble(Response(Stage.AUTH, 0, "", str(error))) from error
+            log.conceal(password)
         remembered = TlsMemory(settings.state.directory, account.host) if account.security == "auto" else None
         try:
             return await smtp.connect(account, user=user, password=password, hello=node, remembered=remembered)
@@ -237,8 +245,9 @@ class Daemon:
         settings = loaded.settings
         prepare_folders(settings)
         self._node = node_name(settings)
-        self._spool = Spool(settings.spool.directory, node=self._node, clock=clock, report=Reports())
         self._watchdog = notify.Watchdog(clock)
+        reports = Reports(self._watchdog)
+        self._spool = Spool(settings.spool.directory, node=self._node, clock=clock, report=reports)
         self._generation = Generation(settings, self._node, self._spool, clock, self._watchdog)
         self._control = control.Server(control.socket_path(settings.state.directory), self._answer)
         self._stop = asyncio.Event()

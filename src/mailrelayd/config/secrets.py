@@ -176,10 +176,14 @@ def _resolve(reference: Secret | str, environ: Mapping[str, str]) -> str:
             directory = environ.get("CREDENTIALS_DIRECTORY")
             if not directory:
                 raise _UnavailableError(
-                    f"{name}: $CREDENTIALS_DIRECTORY is not set; run under systemd with LoadCredential={rest}:PATH, "
-                    "or write file:PATH"
+                    f"{name}: $CREDENTIALS_DIRECTORY is not set: the systemd unit sets it; elsewhere write file:PATH"
                 )
-            found = _read(Path(directory) / rest, name, f"add LoadCredential={rest}:PATH to the unit", private=False)
+            # The unit loads a whole folder, whose files systemd prefixes with the credential's own name.
+            path = Path(directory) / rest
+            if not path.exists():
+                path = Path(directory) / f"mailrelayd_{rest}"
+            cure = f"put it into /etc/mailrelayd/credentials/{rest} and restart (credentials are copied at start)"
+            found = _read(path, name, cure, private=False)
         case "file":
             found = _read(Path(rest), name, "create it, or correct the path", private=True)
         case "env":

@@ -155,7 +155,7 @@ def judge(answers: Answers, own_address: str) -> Attempt:
         transaction,
         tuple(outcomes),
         route=route,
-        cut=answers.cut if answers.body is None else None,
+        cut=answers.cut if answers.body is None and answers.cut and answers.cut.stage is not Stage.LOCAL else None,
         ambiguous=answers.last_byte_sent and answers.body is None,
     )
 

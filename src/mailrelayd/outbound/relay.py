@@ -118,7 +118,9 @@ class Relay:
             return blamed
         # Lost or sent away before anything was settled is trouble; after it, it is normal life: reconnect at once.
         # A message that was cut has been deferred, so reconnecting for the next one cannot go on for ever either.
-        return session.trouble if session.settled == 0 and not cut else None
+        # What we did ourselves (a file that changed or could not be read) says nothing about the route.
+        lost = session.trouble
+        return lost if lost and session.settled == 0 and not cut and lost.stage is not Stage.LOCAL else None
 
     # -- handing over ------------------------------------------------------------------------------------------
 

@@ -203,6 +203,7 @@ class Session:
         held += encoder.finish()
         # An answer that came before the last byte answers something else: seen now, it is not taken for a success.
         await _let_the_loop_read()
+        self._notice_a_dead_transport()
         if self._pipeline.ended:
             return
         if not body.unchanged() or encoder.octets != body.size:
@@ -222,11 +223,14 @@ class Session:
         await asyncio.sleep(0)  # a fast connection never makes us wait: others want to run, too
 
     def _write(self, data: bytes) -> None:
+        self._notice_a_dead_transport()
+        if not self._pipeline.ended:
+            self._transport.write(data)
+
+    def _notice_a_dead_transport(self) -> None:
+        """A failed write closes the transport at once, but `connection_lost` comes a pass later."""
         if self._transport.is_closing():
             self._pipeline.lost("the connection was lost")
-        else:
-            self._transport.write(data)
-        self._room.set()
 
     async def _wait_until_over(self) -> None:
         while not self._pipeline.ended:
@@ -240,6 +244,8 @@ class Session:
     def _notify(self) -> None:
         self._changed.set()
         self._room.set()
+        if self._pipeline.ended:
+            self._wire.writable.set()  # nobody needs to wait for a server that takes no more
 
     # What the connection reports
 

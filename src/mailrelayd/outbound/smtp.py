@@ -18,12 +18,12 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import aiosmtplib
 
 from mailrelayd.outbound import sasl, tls
-from mailrelayd.outbound.pipeline import printable, response
+from mailrelayd.outbound.answers import printable, response
 from mailrelayd.outbound.session import Deadlines, Session
 from mailrelayd.outbound.values import Extensions, Response, Stage
 
@@ -185,8 +185,8 @@ class _Opening:
         account = self.account
         stall = max(BODY_STALL, account.command_timeout)
         deadlines = Deadlines(command=account.command_timeout, data=account.data_timeout, stall=stall)
-        transport = smtp.transport
-        if not isinstance(transport, asyncio.Transport) or transport.is_closing():
+        transport = cast("asyncio.Transport | None", smtp.transport)
+        if transport is None or transport.is_closing():
             raise _trouble(Stage.IDLE, "the server closed the connection")
         cipher = transport.get_extra_info("cipher")
         return Session(
@@ -261,6 +261,10 @@ class _Opening:
                 await self._log_in(smtp, mechanism)
 
     async def _log_in(self, smtp: aiosmtplib.SMTP, mechanism: str) -> None:
+        try:
+            f"{self.user}{self.password}".encode()
+        except UnicodeEncodeError:
+            raise sasl.SaslError("user or password cannot be written in UTF-8") from None
         match mechanism:
             case "SCRAM-SHA-256":
                 await _scram(smtp, sasl.ScramSha256(self.user, self.password, secrets.token_urlsafe(24)))
@@ -371,8 +375,8 @@ async def _resolve(host: str, port: int, seconds: float) -> list[tuple[int, int,
 
 def _drop(smtp: aiosmtplib.SMTP, sock: socket.socket) -> None:
     """Let go of a connection that is not to be used any more, without waiting for anything."""
-    if isinstance(smtp.transport, asyncio.Transport):
-        smtp.transport.abort()
+    if smtp.transport is not None:
+        cast("asyncio.Transport", smtp.transport).abort()
     # After an error the library has forgotten its transport, which may be saying goodbye to a server that does not
     # listen. Shut down, it has nobody to wait for. The socket stays the transport's to close.
     with suppress(OSError):

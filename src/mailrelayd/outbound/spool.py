@@ -33,6 +33,7 @@ from mailrelayd.outbound.values import Progress, QueuedMessage
 
 T = TypeVar("T")
 
+LONGEST_PAUSE = 30.0  # seconds between two tries to write what must be written
 HELD = float("inf")
 LONGEST_WAIT = 86400.0  # seconds; a wall clock that was set back must not park mail for longer
 FOREVER = 366 * 86400.0
@@ -360,7 +361,7 @@ class Spool:
             except OSError as error:
                 self._report.trouble(doing, error)
                 await self._clock.wait(asyncio.Event(), pause)
-                pause = min(pause * 2, 30.0)
+                pause = min(pause * 2, LONGEST_PAUSE)
             else:
                 return
 
