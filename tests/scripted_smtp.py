@@ -195,6 +195,10 @@ class Server:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for conversation in self.conversations:
+            if not conversation.tls:
+                conversation.writer.transport.abort()
+        await asyncio.sleep(0)  # the transports take leave of their sockets in the next pass
 
 
 @asynccontextmanager

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailrelayd.outbound.pipeline import MAX_LINE, MAX_LINES, MAX_TEXT, AnswerReader, Desync, Pipeline, response
+from mailrelayd.outbound.answers import MAX_LINE, MAX_LINES, MAX_TEXT, AnswerReader, Desync, response
+from mailrelayd.outbound.pipeline import Pipeline
 from mailrelayd.outbound.values import Answers, Extensions, Stage, Transaction
 from mailrelayd.outbound.wire import Encoder, Scanner
 

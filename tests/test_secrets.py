@@ -103,7 +103,7 @@ def test_a_command_gives_the_first_line_it_prints(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("reference", "problem"),
     [
-        ("credential:smtp.password", "credential:smtp.password: $CREDENTIALS_DIRECTORY is not set; run under systemd"),
+        ("credential:smtp.password", "credential:smtp.password: $CREDENTIALS_DIRECTORY is not set: the systemd unit sets it"),
         ("credential:../shadow", "credential:NAME needs a plain file name"),
         ("credential:", "credential:NAME needs a plain file name"),
         ("file:relative", "file:PATH needs an absolute path"),
@@ -161,10 +161,19 @@ def test_a_fifo_is_not_waited_for(tmp_path: Path) -> None:
     assert "it is not a regular file" in refusal(f"file:{tmp_path}/fifo")
 
 
-def test_a_missing_credential_names_the_line_for_the_unit(tmp_path: Path) -> None:
+def test_a_missing_credential_names_the_file_to_make(tmp_path: Path) -> None:
     """The unit may start without any credential file; the login says what is missing."""
     text = refusal("credential:smtp.password", {"CREDENTIALS_DIRECTORY": str(tmp_path)})
-    assert text == "credential:smtp.password: there is no such file; add LoadCredential=smtp.password:PATH to the unit"
+    assert text == (
+        "credential:smtp.password: there is no such file; put it into /etc/mailrelayd/credentials/smtp.password "
+        "and restart (credentials are copied at start)"
+    )
+
+
+def test_a_credential_is_also_found_under_the_name_that_a_loaded_folder_gives_it(tmp_path: Path) -> None:
+    """LoadCredential= of a folder puts its name in front of each file's."""
+    (tmp_path / "mailrelayd_smtp.password").write_text("s3cret\n")
+    assert resolve("credential:smtp.password", key="k", environ={"CREDENTIALS_DIRECTORY": str(tmp_path)}) == "s3cret"
 
 
 @pytest.mark.parametrize("command", ["sleep 60", "sh -c 'sleep 60 & exit 0'", "sh -c 'exec >&-; sleep 60'"])

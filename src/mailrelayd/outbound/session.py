@@ -57,6 +57,7 @@ class Session:
         self._pipeline = Pipeline(extensions)
         self._bodies: deque[Body] = deque()  # of the transactions not yet handed out as Answers
         self._finishing = False
+        self._dropped = False
         self._waiting_since = self._loop.time()  # the due answer's clock
         self._changed = asyncio.Event()  # something happened that the driver should look at
         self._room = asyncio.Event()  # something happened that send() should look at
@@ -112,7 +113,7 @@ class Session:
     def abort(self) -> None:
         """Drop the connection at once. What is in flight comes out of `attempts()` as cut or untried."""
         self._pipeline.give_up()
-        self._transport.abort()
+        self._drop()
         self._notify()
 
     async def close(self) -> None:
@@ -123,7 +124,8 @@ class Session:
                 async with asyncio.timeout(QUIT_DEADLINE):
                     self._transport.write(self._pipeline.quit())
                     await self._wait_until_over()
-                self._transport.close()  # with TLS this says close_notify, which the other side may never answer
+                if not self._transport.is_closing():  # CPython 3.11: TLS that was closed twice cannot be aborted
+                    self._transport.close()  # with TLS this says close_notify, which may never be answered
                 async with asyncio.timeout(CLOSE_DEADLINE):
                     await self._wire.gone.wait()
         except TimeoutError:
@@ -145,7 +147,7 @@ class Session:
             self.abort()  # half a command or half a body may be out: never reused
             raise
         if self._pipeline.ended:
-            self._transport.abort()
+            self._drop()
         self._notify()
         if answers is not None:
             self._bodies.popleft()
@@ -231,6 +233,12 @@ class Session:
         """A failed write closes the transport at once, but `connection_lost` comes a pass later."""
         if self._transport.is_closing():
             self._pipeline.lost("the connection was lost")
+
+    def _drop(self) -> None:
+        """Abort the transport, once: a TLS transport of CPython 3.11 may raise when it is told again."""
+        if not self._dropped:
+            self._dropped = True
+            self._transport.abort()
 
     async def _wait_until_over(self) -> None:
         while not self._pipeline.ended:
