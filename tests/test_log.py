@@ -67,6 +67,9 @@ SAMPLES: dict[str, Callable[[], None]] = {
     "queue.trouble": lambda: events.queue_trouble(doing="read", reason="Input/output error", queue_id="2bq7k5hw3m4a"),
     "spool.full": lambda: events.spool_full(free=52428800, min_free=104857600, full=True),
     "spool.room": lambda: events.spool_full(free=209715200, min_free=104857600, full=False),
+    "smtp.protocol": lambda: events.smtp_protocol(
+        relay="smtp.example.com[192.0.2.7]:587", direction="<", text="250 2.1.0 Ok"
+    ),
     "config.loaded": lambda: events.config_loaded(
         file="/etc/mailrelayd/mailrelayd.toml",
         sha256="9f86d081884c7d65",

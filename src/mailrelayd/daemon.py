@@ -226,11 +226,20 @@ def opener(account: OutboundAccount, settings: Settings, node: str) -> Callable[
             log.conceal(password)
         remembered = TlsMemory(settings.state.directory, account.host) if account.security == "auto" else None
         try:
-            return await smtp.connect(account, user=user, password=password, hello=node, remembered=remembered)
+            session = await smtp.connect(account, user=user, password=password, hello=node, remembered=remembered)
         except (OSError, ValueError) as error:  # of STATE/tls.json: fail closed, but say so
             raise RouteTrouble(Response(Stage.TLS, 0, "", f"tls.json: {error}")) from error
+        if settings.log.protocol_debug:
+            session.trace = lambda direction, said: trace(session.relay, direction, said)
+        return session
 
     return connect
+
+
+def trace(relay: str, direction: str, said: bytes) -> None:
+    """[log] protocol_debug: one line per line of the conversation."""
+    for line in said.decode("utf-8", "backslashreplace").splitlines():
+        events.smtp_protocol(relay=relay, direction=direction, text=line)
 
 
 class Daemon:

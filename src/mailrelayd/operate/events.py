@@ -209,6 +209,11 @@ def spool_full(*, free: int, min_free: int, full: bool) -> None:
     )
 
 
+def smtp_protocol(*, relay: str, direction: str, text: str) -> None:
+    """What was said (>) or heard (<) after the login, for [log] protocol_debug: never a password, never a body."""
+    log.emit("info", "smtp.protocol", {"relay": relay, "direction": direction, "text": text})
+
+
 def config_loaded(*, file: str, sha256: str, by: str, changed: Sequence[str]) -> None:
     """A configuration is in force. `by`: start, signal, or who asked; `changed` holds keys, never values."""
     log.emit("info", "config.loaded", {"file": file, "sha256": sha256, "by": by, "changed": list(changed)})

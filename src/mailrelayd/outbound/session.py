@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
 
 from mailrelayd.outbound.pipeline import Pipeline
@@ -32,6 +32,10 @@ class Deadlines:
         return self.data if stage is Stage.BODY else self.command
 
 
+def _nobody(_direction: str, _said: bytes) -> None:
+    """Nobody listens."""
+
+
 class Session:
     """One connection after AUTH. One owner: one task calls `send`, one iterates over `attempts`.
 
@@ -51,6 +55,7 @@ class Session:
         self.extensions = extensions
         self.relay = relay  # host[ip]:port, for log lines
         self.tls = tls  # protocol version and cipher; "" without TLS
+        self.trace: Callable[[str, bytes], None] = _nobody  # told what is said (">") and heard ("<"); never a body
         self._transport = transport
         self._deadlines = deadlines
         self._loop = asyncio.get_running_loop()
@@ -165,6 +170,7 @@ class Session:
             self._waiting_since = self._loop.time()
         if commands := self._pipeline.commands():
             self._write(commands)
+            self.trace(">", commands)
         elif self._pipeline.body_wanted is None:
             await self._wait_for_answer()
 
@@ -212,7 +218,9 @@ class Session:
             self._pipeline.abandon("the message was changed while it was being sent", changed=True)
             return
         self._waiting_since = self._loop.time()
-        self._write(held + self._pipeline.end_body())
+        following = self._pipeline.end_body()
+        self._write(held + following)
+        self.trace(">", b".\r\n" + following)
 
     async def _write_chunk(self, data: bytes) -> None:
         """Write and wait until it is (nearly) out, so that a large message is never in memory as a whole."""
@@ -259,6 +267,7 @@ class Session:
 
     def received(self, data: bytes) -> None:
         """Bytes from the server."""
+        self.trace("<", data)
         before = self._pipeline.answers_read
         self._pipeline.receive(data)
         if self._pipeline.answers_read != before:
