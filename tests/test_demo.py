@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mailrelayd.cli.demo import hello
+from mailrelayd.demo.mails import hello
 from tests.servers.daemon import account
 from tests.servers.process import end, wait_until
 
@@ -101,7 +101,8 @@ def test_the_whole_story_is_told_and_true(short_tmp: Path, tmp_path: Path) -> No
 LOSES_A_BYTE = """
 import sys
 from mailrelayd.__main__ import main
-from mailrelayd.cli.demo import Demo, Server
+from mailrelayd.demo.server import Server
+from mailrelayd.demo.story import Demo
 right = Server.handle_DATA
 async def handle_DATA(self, server, session, envelope):
     envelope.original_content = envelope.original_content[:-3] + envelope.original_content[-2:]

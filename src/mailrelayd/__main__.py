@@ -15,8 +15,9 @@ from mailrelayd.cli import check, config, demo, queue, run, spool, status
 DEFAULT_CONFIG = Path("/etc/mailrelayd/mailrelayd.toml")
 EXIT_STATUS = """\
 exit status (sysexits.h):
-  0 done    64 usage    65 unknown id    69 no daemon, or the server cannot be reached    70 bug
-  73 the spool's files cannot be used    75 try again, or a second daemon    77 not allowed    78 configuration
+  0 done    64 usage    65 no such message, or a file that would be refused    66 no such file    69 no daemon
+  70 bug    73 the spool's files cannot be used    75 try again, or a second daemon    77 not allowed
+  78 configuration
 
 The configuration's reference is the commented file config/mailrelayd.toml; `mailrelayd config show` prints
 what is in force and where each value comes from.

@@ -40,20 +40,23 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser], comm
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    queue.set_defaults(run=list_messages, failed=False, json=False)
+    queue.add_argument("--failed", action="store_true", help="what was given up instead of what waits")
+    queue.add_argument("--json", action="store_true", help="one JSON object per line")
+    queue.set_defaults(run=list_messages)
     verbs = queue.add_subparsers(title="verbs", metavar="VERB")
     listing = verbs.add_parser("list", parents=[common], help="every waiting message (the default)")
-    listing.add_argument("--failed", action="store_true", help="what was given up instead of what waits")
-    listing.add_argument("--json", action="store_true", help="one JSON object per line")
+    kept = argparse.SUPPRESS  # what was said before the verb counts as well
+    listing.add_argument("--failed", action="store_true", default=kept, help="what was given up instead of what waits")
+    listing.add_argument("--json", action="store_true", default=kept, help="one JSON object per line")
     listing.set_defaults(run=list_messages)
     show = verbs.add_parser("show", parents=[common], help="one message: every recipient, every answer")
     show.add_argument("id", metavar="ID")
-    show.add_argument("--json", action="store_true", help="as a JSON object")
+    show.add_argument("--json", action="store_true", default=kept, help="as a JSON object")
     show.set_defaults(run=show_message)
     for verb, what in VERBS.items():
         parser = verbs.add_parser(verb, parents=[common], help=what)
         parser.add_argument("ids", metavar="ID", nargs="+")
-        parser.add_argument("--json", action="store_true", help="one JSON object per message")
+        parser.add_argument("--json", action="store_true", default=kept, help="one JSON object per message")
         parser.set_defaults(run=change, verb=verb)
 
 
@@ -62,16 +65,35 @@ def list_messages(arguments: argparse.Namespace) -> int:
     from mailrelayd.cli.daemonside import CommandError, settings_of
 
     try:
+        settings = settings_of(arguments)
         count = 0
-        for entry in _entries(settings_of(arguments), failed=arguments.failed):
+        for entry in _entries(settings, failed=arguments.failed):
             count += 1
             print(json.dumps(entry) if arguments.json else "\n".join(_as_text(entry)))
+        if not arguments.json:
+            print("\n".join(_summary(settings, count, failed=arguments.failed)))
     except CommandError as error:
         return error.report()
-    if not arguments.json:
-        what = "failed" if arguments.failed else "waiting"
-        print(f"{count} {what}" if count else f"nothing is {what}" if not arguments.failed else "nothing has failed")
     return os.EX_OK
+
+
+def _summary(settings: Settings, count: int, *, failed: bool) -> Iterator[str]:
+    """How many, and, where they wait for the route, why."""
+    from mailrelayd.cli.daemonside import ask
+    from mailrelayd.cli.status import outbound_line
+    from mailrelayd.operate.control import NoDaemonError
+
+    if failed:
+        yield f"{count} failed" if count else "nothing has failed"
+        return
+    yield f"{count} waiting" if count else "nothing is waiting"
+    try:
+        status = next(ask(settings, {"command": "status"}))
+    except NoDaemonError:
+        yield "no daemon is running" if count else "(no daemon is running)"
+        return
+    if count and status["outbound"]["state"] != "up":
+        yield outbound_line(status["outbound"])
 
 
 def show_message(arguments: argparse.Namespace) -> int:

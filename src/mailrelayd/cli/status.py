@@ -91,7 +91,7 @@ def _as_text(found: dict[str, Any]) -> list[str]:
         lines.append(
             f"daemon    running for {up}, pid {found['pid']}, node {found['node']}, version {found['version']}"
         )
-        lines.append(f"outbound  {_outbound(found['outbound'], queue)}")
+        lines.append(f"outbound  {outbound_line(found['outbound'])}")
     else:
         lines.append("daemon    stopped" + (f" ({found['reason']})" if found.get("reason") else ""))
     if queue is not None:
@@ -105,15 +105,23 @@ def _as_text(found: dict[str, Any]) -> list[str]:
     return [escape(line) for line in lines]
 
 
-def _outbound(outbound: dict[str, Any], queue: dict[str, Any]) -> str:
+def outbound_line(outbound: dict[str, Any]) -> str:
+    """How the route is, in one line."""
+    from mailrelayd.operate.log import escape
+
     if outbound["state"] == "disabled":
-        return f"outbound disabled, {queue['waiting']} waiting"
+        return "disabled: no [outbound.NAME] is enabled, so files wait"
     described = f" ({outbound['description']})" if outbound["description"] else ""
-    name = f"{outbound['account']}{described} {outbound['relay'] or outbound['host']}"
+    name = f"{outbound['account']}{described}, {outbound['host']}"
     if outbound["state"] == "held":
-        return f"{name}: held for {_span(outbound['held_for'])} at {outbound['stage']}: {outbound['reason']}"
+        return escape(f"{name}: held for {_span(outbound['held_for'])} at {outbound['stage']}: {outbound['reason']}")
     contact = outbound["last_contact"]
-    return f"{name}: ok" + (f", last contact {_span(time.time() - contact)} ago" if contact else ", not needed yet")
+    relay = f" by {outbound['relay']}" if outbound["relay"] else ""
+    return escape(
+        f"{name}: ok, last contact {_span(time.time() - contact)} ago{relay}"
+        if contact
+        else f"{name}: ok, not needed yet"
+    )
 
 
 def _span(seconds: float) -> str:
