@@ -18,10 +18,10 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser], comm
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit status: 0 after SIGTERM, 75 second daemon on the spool, 78 configuration, 73 files."""
+    """Exit status: 0 after SIGTERM, 75 second daemon on the spool, 78 configuration, 73 files, 70 bug."""
     from mailrelayd import daemon, durable
     from mailrelayd.config.load import ConfigError, load
-    from mailrelayd.operate import log
+    from mailrelayd.operate import events, log
     from mailrelayd.outbound.spool import SpoolError
 
     os.umask(0o027)
@@ -38,4 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
         return failure(os.EX_CANTCREAT, str(error), "systemd-tmpfiles --create makes the folders, with their owners")
     except OSError as error:
         return failure(os.EX_CANTCREAT, f"{error.filename or 'files'}: {error.strerror}")
+    except Exception as error:  # noqa: BLE001 - whatever it is, it has to be in the log, and the status has to say so
+        events.daemon_bug(where="run", error=error)
+        return os.EX_SOFTWARE
     return os.EX_OK
