@@ -174,7 +174,7 @@ class Generation:
             self.route = Route(account.name, opener(account, settings, node), probe=settings.retry.probe, clock=clock)
             terms = Terms(
                 node,
-                account.from_address if account.rewrite_from in ("envelope", "always") else "",
+                account.from_address,
                 reading,
                 Policy(settings.retry.message, settings.retry.expire, settings.spool.settle),
                 settings.spool.max_recipients,
@@ -193,6 +193,8 @@ class Generation:
                     name = f"relay-{number}"
                     tasks.create_task(self._guard(name, relay.run(number, self.stop, self._beat(name))))
         finally:
+            with suppress(OSError):
+                await self._spool.sync_claims()
             self.pickup.close()
 
     def end(self) -> None:

@@ -33,10 +33,11 @@ from mailrelayd.outbound.values import (
     Transaction,
 )
 
+_SEND_AS_DENIED = "sendasdenied"
 ROUTE_CODES = frozenset({530, 534, 535, 538})  # RFC 4954 section 6: authentication required, too weak, failed
 IN_A_ROW = 3  # this many different messages in a row make a refusal or a lost connection the route's fault
 CHANGES = 3  # a file found changed this often while it was sent is given up
-TOO_MANY = frozenset({(452, "4.5.3"), (452, ""), (552, "5.5.3")})  # RFC 5321 section 4.5.3.1.10
+TOO_MANY = frozenset({(452, "4.5.3"), (452, ""), (552, "5.5.3"), (552, "")})  # RFC 5321 section 4.5.3.1.10
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,13 +152,20 @@ def judge(answers: Answers, own_address: str) -> Attempt:
             route = route or answer
             continue
         outcomes.append(Outcome(recipient, status_of(answer), answer))
+    lost = answers.cut if answers.body is None or answers.body.code == 421 else None
     return Attempt(
         transaction,
         tuple(outcomes),
         route=route,
-        cut=answers.cut if answers.body is None and answers.cut and answers.cut.stage is not Stage.LOCAL else None,
+        cut=lost if lost is not None and lost.stage is not Stage.LOCAL else None,
         ambiguous=answers.last_byte_sent and answers.body is None,
     )
+
+
+def step_aside(attempt: Attempt, trouble: Response) -> Attempt:
+    """An attempt that met no answer, counted as one all the same: the message is deferred as if it had been cut."""
+    outcomes = tuple(Outcome(recipient, Status.DEFERRED, trouble) for recipient in attempt.transaction.recipients)
+    return replace(attempt, outcomes=outcomes, cut=trouble)
 
 
 def status_of(answer: Response) -> Status:
@@ -210,8 +218,11 @@ def _blames_route(answer: Response, transaction: Transaction, own_address: str) 
     # (Exchange) still name it: RFC 3463 section 3.2, X.1.7 and X.1.8 are about the sender's address.
     if answer.enhanced in ("5.1.7", "5.1.8"):
         return True
-    text = answer.text.casefold()
-    return f"<{own_address.casefold()}>: sender address rejected" in text or "sendasdenied" in text
+    # Exchange refuses a foreign From field in the same words, and names it: that is one message's fault.
+    text, own = answer.text.casefold(), re.escape(own_address.casefold())
+    if f"<{own_address.casefold()}>: sender address rejected" in text:
+        return True
+    return _SEND_AS_DENIED in text and re.search(rf"not allowed to send as <?{own}(?![\w.-]*\w)", text) is not None
 
 
 # -- what to remember ------------------------------------------------------------------------------------------
@@ -251,10 +262,10 @@ def next_step(message: QueuedMessage, attempt: Attempt, progress: Progress, poli
     ]
     if waiting:
         return Retry(max(now, min(waiting)))
-    failures = [r for r in progress.recipients.values() if r.status is Status.FAILED]
-    if not failures:
+    reasons = {record.reason for record in progress.recipients.values() if record.status is Status.FAILED}
+    if not reasons:
         return Remove()
-    return Fail("expired" if all(r.reason == "expired" for r in failures) else "rejected")
+    return Fail(reasons.pop() if len(reasons) == 1 else "rejected")
 
 
 def give_up(message: QueuedMessage, reason: str, response: Response, now: float) -> Progress:
@@ -290,7 +301,7 @@ class Suspicion:
     A single 5.7.1 is about a message; the same to everybody is about us (a relay that no longer knows us).
     """
 
-    refusal: tuple[Stage, int, str] | None = None
+    refusal: Response | None = None
     refused: tuple[str, ...] = ()  # queue ids, each once
     cut: tuple[str, ...] = ()
     accepted_at: float = 0.0
@@ -305,24 +316,25 @@ def suspect(
     as soon as anything has been accepted since.
     """
     queue_id = attempt.transaction.queue_id
-    if any(outcome.status is Status.SENT for outcome in attempt.outcomes):
+    outcomes = [outcome for outcome in attempt.outcomes if outcome.response.stage is not Stage.LOCAL]
+    if any(outcome.status is Status.SENT for outcome in outcomes):
         return Suspicion(accepted_at=now), None
     if attempt.cut is not None:
         cut = _once(suspicion.cut, queue_id)
         return replace(suspicion, cut=cut), attempt.cut if len(cut) >= IN_A_ROW else None
-    if not attempt.outcomes:
-        return suspicion, None
+    if not outcomes:
+        return suspicion, None  # what was decided on this machine says nothing about the route
     suspicion = replace(suspicion, cut=())
-    refusal = _policy_refusal(attempt.outcomes)
+    refusal = _policy_refusal(outcomes)
     if refusal is None:
-        if any(outcome.status is Status.FAILED for outcome in attempt.outcomes):
+        if any(outcome.status is Status.FAILED for outcome in outcomes):
             suspicion = replace(suspicion, refusal=None, refused=())
         return suspicion, None
     if progress.excused_at and suspicion.accepted_at > progress.excused_at:
         return suspicion, None
-    key = (refusal.stage, refusal.code, refusal.enhanced)
-    refused = _once(suspicion.refused, queue_id) if key == suspicion.refusal else (queue_id,)
-    suspicion = replace(suspicion, refusal=key, refused=refused)
+    again = suspicion.refusal is not None and _alike(refusal, suspicion.refusal)
+    refused = _once(suspicion.refused, queue_id) if again else (queue_id,)
+    suspicion = replace(suspicion, refusal=refusal, refused=refused)
     return suspicion, refusal if len(refused) >= IN_A_ROW else None
 
 
@@ -333,28 +345,37 @@ def _once(ids: tuple[str, ...], queue_id: str) -> tuple[str, ...]:
 def _policy_refusal(outcomes: Sequence[Outcome]) -> Response | None:
     """The one 5.7.x (RFC 3463 section 3.8: security or policy) that refused everybody alike, else None."""
     first = outcomes[0].response
-    alike = all(
-        o.status is Status.FAILED and (o.response.code, o.response.enhanced) == (first.code, first.enhanced)
-        for o in outcomes
-    )
-    return first if alike and first.enhanced.startswith("5.7.") and first.stage is not Stage.LOCAL else None
+    alike = all(outcome.status is Status.FAILED and _alike(outcome.response, first) for outcome in outcomes)
+    policy = first.enhanced.startswith("5.7.") or _SEND_AS_DENIED in first.text.casefold()
+    return first if alike and policy else None
 
 
 def excuse(attempt: Attempt, response: Response) -> Attempt:
     """The attempt with its refusals taken back: deferred, and the route to blame."""
-    outcomes = tuple(replace(o, status=Status.DEFERRED) if o.status is Status.FAILED else o for o in attempt.outcomes)
+    outcomes = tuple(
+        replace(o, status=Status.DEFERRED) if o.status is Status.FAILED and _alike(o.response, response) else o
+        for o in attempt.outcomes
+    )
     return replace(attempt, outcomes=outcomes, route=response)
 
 
-def excuse_failed(progress: Progress, policy: Policy, now: float) -> Progress:
-    """A failed message's progress with its rejections taken back: due again on its own schedule."""
+def excuse_failed(progress: Progress, response: Response, policy: Policy, now: float) -> Progress:
+    """A failed message's progress with this refusal taken back: due again on its own schedule.
+
+    What it was refused for otherwise stays refused.
+    """
     records = {
         recipient: replace(record, status=Status.DEFERRED, next_attempt=now + policy.delay(record.attempts), reason="")
-        if record.status is Status.FAILED and record.reason == "rejected"
+        if record.status is Status.FAILED and record.reason == "rejected" and _alike(record.response, response)
         else record
         for recipient, record in progress.recipients.items()
     }
     return replace(progress, recipients=records, excused_at=now)
+
+
+def _alike(one: Response, other: Response) -> bool:
+    """The same refusal at the same place; its text may name the message."""
+    return (one.stage, one.code, one.enhanced) == (other.stage, other.code, other.enhanced)
 
 
 # -- clocks ----------------------------------------------------------------------------------------------------
@@ -394,12 +415,14 @@ _GREYLIST = re.compile(r"gr[ea]ylist", re.IGNORECASE)
 def reason_of(response: Response) -> str:
     """A short stable word for a refusal, for log lines and tables."""
     subject = response.enhanced[2:] if response.enhanced else ""
-    if response.stage in (Stage.CONNECT, Stage.GREETING, Stage.EHLO, Stage.IDLE) or response.code in (0, 421):
-        return "connect"
     if response.stage in (Stage.TLS, Stage.STARTTLS):
         return "tls"
     if response.stage is Stage.AUTH or response.code in ROUTE_CODES:
         return "auth"
+    if response.stage is Stage.LOCAL and response.code == 0:
+        return "local"
+    if response.stage in (Stage.CONNECT, Stage.GREETING, Stage.EHLO, Stage.IDLE) or response.code in (0, 421):
+        return "connect"
     if _GREYLIST.search(response.text):
         return "greylist"
     if response.code in (552,) or subject in ("3.4", "2.3"):

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field, replace
 from mailrelayd.clock import Clock
 from mailrelayd.operate import events
 from mailrelayd.outbound import delivery
-from mailrelayd.outbound.body import MessageBody, prepare
+from mailrelayd.outbound.body import prepare
 from mailrelayd.outbound.delivery import Fail, Policy, Release, Remove, Retry, Suspicion
 from mailrelayd.outbound.envelope import rewrite
 from mailrelayd.outbound.headers import Unreadable
-from mailrelayd.outbound.queue import Queue
+from mailrelayd.outbound.queue import Queue, Source
 from mailrelayd.outbound.route import Route
 from mailrelayd.outbound.session import Session
 from mailrelayd.outbound.stored import Reading
@@ -54,8 +54,18 @@ class Terms:
 @dataclass(slots=True)
 class _Claimed:
     message: QueuedMessage
-    body: MessageBody
+    source: Source
     taken_at: float  # clock.monotonic()
+
+
+@dataclass(slots=True)
+class _Link:
+    """What the two halves of a connection share: the one that hands over and the one that settles."""
+
+    session: Session
+    opened_at: float  # clock.monotonic()
+    claimed: dict[str, _Claimed] = field(default_factory=dict)  # handed over, not settled yet
+    aside: asyncio.Lock = field(default_factory=asyncio.Lock)  # held while a message that never left is settled
 
 
 class Relay:
@@ -67,6 +77,7 @@ class Relay:
         self._terms = terms
         self._clock = clock
         self._suspicion = Suspicion()
+        self._first = ("", 0)  # the message that new connections broke on, and how often in a row
         self._watch = delivery.WallClockWatch(clock.now() - clock.monotonic())
 
     async def run(self, number: int, stop: asyncio.Event, beat: Callable[[float], None]) -> None:
@@ -91,29 +102,33 @@ class Relay:
 
         The answer is what makes the route to be held, if anything does.
         """
-        claimed: dict[str, _Claimed] = {}
-        opened_at = self._clock.monotonic()
-        feeder = asyncio.create_task(self._feed(session, claimed, stop, beat), name="feed")
+        link = _Link(session, self._clock.monotonic())
+        feeder = asyncio.create_task(self._feed(link, stop, beat), name="feed")
         blamed: Response | None = None
-        cut = False
+        cut, first = False, True
         try:
             async for answers in session.attempts():
                 beat(self._terms.slowest)
                 attempt = delivery.judge(answers, self._terms.own_address)
-                held = await self._settle(claimed.pop(attempt.transaction.queue_id), attempt, session, opened_at)
+                if first and session.trouble is not None and session.settled == 0:
+                    attempt = self._doubt_first(attempt, session.trouble)
+                first = False
+                work = link.claimed.pop(attempt.transaction.queue_id)
+                held = await self._settle(work, attempt, session, link.opened_at)
                 blamed, cut = blamed or held, cut or attempt.cut is not None
-                if blamed is not None:
+                if blamed is not None or stop.is_set():
                     session.finish(stopping=True)
             await session.close()
-            if feeder.done() and not feeder.cancelled():
-                feeder.result()  # a bug there is a bug here
         finally:
-            feeder.cancel()
+            async with link.aside:  # half-settled, a message would be neither waiting nor gone until the next start
+                feeder.cancel()
             await asyncio.wait([feeder])
             session.abort()
-            for left in claimed.values():
-                left.body.source.close()
+            for left in link.claimed.values():
+                left.source.close()
                 self._queue.release(left.message)
+        if not feeder.cancelled():
+            feeder.result()  # a bug there is a bug here
         if blamed is not None:
             return blamed
         # Lost or sent away before anything was settled is trouble; after it, it is normal life: reconnect at once.
@@ -122,40 +137,44 @@ class Relay:
         lost = session.trouble
         return lost if lost and session.settled == 0 and not cut and lost.stage is not Stage.LOCAL else None
 
+    def _doubt_first(self, attempt: Attempt, trouble: Response) -> Attempt:
+        """The attempt, blamed on its message where the same one met a server that hung up at MAIL, time after time.
+
+        Once, that is the route's trouble. But the message comes first again after every probe: if it were the
+        cause, it would stop all others for ever.
+        """
+        if trouble.stage is not Stage.MAIL or attempt != Attempt(attempt.transaction):
+            return attempt
+        queue_id = attempt.transaction.queue_id
+        self._first = (queue_id, self._first[1] + 1 if self._first[0] == queue_id else 1)
+        return delivery.step_aside(attempt, trouble) if self._first[1] >= delivery.IN_A_ROW else attempt
+
     # -- handing over ------------------------------------------------------------------------------------------
 
-    async def _feed(
-        self,
-        session: Session,
-        claimed: dict[str, _Claimed],
-        stop: asyncio.Event,
-        beat: Callable[[float], None],
-    ) -> None:
+    async def _feed(self, link: _Link, stop: asyncio.Event, beat: Callable[[float], None]) -> None:
         try:
             async with aclosing(self._queue.due(stop, idle=IDLE)) as due:
                 async for message in due:
-                    if not await self._hand_over(session, message, claimed, beat):
+                    if not await self._hand_over(link, message, stop, beat):
                         return
         finally:
-            session.finish(stopping=stop.is_set())
+            link.session.finish(stopping=stop.is_set())
 
     async def _hand_over(
-        self,
-        session: Session,
-        message: QueuedMessage,
-        claimed: dict[str, _Claimed],
-        beat: Callable[[float], None],
+        self, link: _Link, message: QueuedMessage, stop: asyncio.Event, beat: Callable[[float], None]
     ) -> bool:
         """Begin one message's transaction; False: this session takes no more. Never raises for one message."""
         terms, taken_at = self._terms, self._clock.monotonic()
         recipients = delivery.owed(message, self._clock.now(), terms.max_recipients)
         if not recipients:
-            await self._close_settled(message)
+            async with link.aside:
+                await self._close_settled(message)
             return True
         try:
             source = self._queue.open(message)
         except OSError as error:
-            await self._put_off(message, f"its file cannot be read: {error.strerror}")
+            async with link.aside:
+                await self._put_off(message, error)
             return True
         try:
             body = await prepare(
@@ -163,30 +182,38 @@ class Relay:
             )
         except OSError as error:
             source.close()
-            await self._put_off(message, f"its file cannot be read: {error.strerror}")
+            async with link.aside:
+                await self._put_off(message, error)
             return True
         except BaseException:
             source.close()
             self._queue.release(message)
             raise
-        if isinstance(body, Unreadable):
-            source.close()
-            await self._give_up(message, "unreadable", body.reason)
-            return True
+        work = _Claimed(message, source, taken_at)
         sender = rewrite(message.envelope.sender, terms.reading.from_address, terms.reading.rewrite_from)
-        transaction = Transaction(message.queue_id, sender, recipients, body.size, body.eight_bit)
-        work = _Claimed(message, body, taken_at)
-        if refusals := delivery.unsupported(transaction, session.extensions, has_nul=body.has_nul):
-            await self._settle(work, delivery.refused_here(transaction, refusals), session, taken_at)
+        transaction = Transaction(message.queue_id, sender, recipients)
+        if isinstance(body, Unreadable):
+            async with link.aside:
+                if source.unchanged():
+                    source.close()
+                    await self._give_up(message, "unreadable", body.reason)
+                else:  # caught while its producer was writing it anew
+                    await self._settle(work, Attempt(transaction, changed=True), link.session, taken_at)
             return True
-        claimed[message.queue_id] = work
+        transaction = replace(transaction, size=body.size, eight_bit=body.eight_bit)
+        if refusals := delivery.unsupported(transaction, link.session.extensions, has_nul=body.has_nul):
+            async with link.aside:
+                await self._settle(work, delivery.refused_here(transaction, refusals), link.session, taken_at)
+            return True
+        link.claimed[message.queue_id] = work
         try:
-            if await session.send(transaction, body):
+            if not stop.is_set() and await link.session.send(transaction, body):
                 return True
         except ValueError as error:
-            del claimed[message.queue_id]
+            del link.claimed[message.queue_id]
             source.close()
-            await self._give_up(message, "unsupported", str(error))
+            async with link.aside:
+                await self._give_up(message, "unsupported", str(error))
             return True
         return False  # still in `claimed`: released with everything else that is left
 
@@ -197,9 +224,10 @@ class Relay:
         else:
             await self._queue.complete(message, message.progress)
 
-    async def _put_off(self, message: QueuedMessage, why: str) -> None:
+    async def _put_off(self, message: QueuedMessage, error: OSError) -> None:
         """A message that cannot be read right now steps aside for a while."""
-        events.queue_trouble(doing="read", reason=why, queue_id=message.queue_id)
+        reason = f"its file cannot be read: {error.strerror or error}"
+        events.queue_trouble(doing="read", reason=reason, queue_id=message.queue_id)
         await self._queue.defer(message, message.progress, self._clock.now() + self._terms.policy.delay(2))
 
     async def _give_up(self, message: QueuedMessage, reason: str, detail: str) -> None:
@@ -213,11 +241,15 @@ class Relay:
     async def _settle(self, work: _Claimed, attempt: Attempt, session: Session, opened_at: float) -> Response | None:
         """Put on disk what one attempt meant; the answer that makes the route be held, if it does."""
         message, policy, now = work.message, self._terms.policy, self._clock.now()
-        work.body.source.close()
-        suspicion, route_fault = delivery.suspect(self._suspicion, attempt, message.progress, now)
+        work.source.close()
+        # Kept before anything is waited for: other connections add to it.
+        self._suspicion, route_fault = delivery.suspect(self._suspicion, attempt, message.progress, now)
+        refused = self._suspicion.refused
         if route_fault is not None and attempt.cut is None:
             attempt = delivery.excuse(attempt, route_fault)
-        progress = delivery.advance(message.progress, attempt, policy, now, may_expire=self._may_expire())
+        # What is the route's fault gives nobody up, however old the message is.
+        may_expire = self._may_expire() and route_fault is None
+        progress = delivery.advance(message.progress, attempt, policy, now, may_expire=may_expire)
         if route_fault is not None and attempt.cut is None:
             progress = replace(progress, excused_at=now)
         step = delivery.next_step(message, attempt, progress, policy, now)
@@ -237,9 +269,8 @@ class Relay:
             events.queue_trouble(
                 doing="send", reason="its producer wrote to it while it was sent", queue_id=message.queue_id
             )
-        if route_fault is not None:
-            await self._take_back(suspicion, message.queue_id, now)
-        self._suspicion = suspicion
+        if route_fault is not None and attempt.cut is None:
+            await self._take_back(refused, route_fault, message.queue_id, now)
         asked = any(outcome.response.stage is not Stage.LOCAL for outcome in attempt.outcomes)
         if asked and attempt.route is None and attempt.cut is None and route_fault is None:
             self._route.proven()
@@ -247,14 +278,14 @@ class Relay:
             session.finish(stopping=True)  # nothing may overtake a deferred message
         return attempt.route or route_fault
 
-    async def _take_back(self, suspicion: Suspicion, last: str, now: float) -> None:
+    async def _take_back(self, refused: tuple[str, ...], refusal: Response, last: str, now: float) -> None:
         """The refusals before the third were the route's fault as well: their messages are queued again."""
-        for queue_id in suspicion.refused:
+        for queue_id in refused:
             if queue_id == last:
                 continue
             entry = await self._queue.find(queue_id)
             if entry is not None and entry.reason == "rejected":
-                progress = delivery.excuse_failed(entry.message.progress, self._terms.policy, now)
+                progress = delivery.excuse_failed(entry.message.progress, refusal, self._terms.policy, now)
                 if await self._queue.bring_back(queue_id, progress):
                     events.queue_changed(verb="retry", queue_id=queue_id, by="route", reason="refused like all others")
 
@@ -318,7 +349,8 @@ def _log_outcome(
             **common,  # type: ignore[arg-type]
             next_attempt=record.next_attempt,
             reason=delivery.reason_of(record.response),
-            ambiguous=attempt is not None and attempt.ambiguous,
+            # Not those whom the server refused before the body went out.
+            ambiguous=attempt is not None and attempt.ambiguous and record.response.code == 0,
         )
     elif record.reason == "expired":
         events.message_expired(**common, reason=delivery.reason_of(record.response))  # type: ignore[arg-type]

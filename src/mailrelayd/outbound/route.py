@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from math import inf
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_fixed
 
@@ -18,7 +19,8 @@ from mailrelayd.outbound.smtp import RouteTrouble
 from mailrelayd.outbound.values import Response, Stage
 
 # Trouble of these stages shows only when mail is sent, so a login alone does not prove that it is over.
-WITHIN_TRANSACTIONS = frozenset({Stage.RSET, Stage.MAIL, Stage.RCPT, Stage.DATA, Stage.BODY})
+WITHIN_TRANSACTIONS = frozenset({Stage.RSET, Stage.MAIL, Stage.RCPT, Stage.DATA, Stage.BODY, Stage.IDLE})
+OPENING = 120.0  # seconds that connecting, TLS and login may take together
 
 
 class Route:
@@ -32,8 +34,10 @@ class Route:
         self._opener = opener
         self._probe = probe
         self._clock = clock
-        self._one_at_a_time = asyncio.Lock()
-        self._open = 0
+        self._opening = False
+        self._open = 0  # connections given out
+        self._enough_until = 0.0  # clock.monotonic(): a further connection was refused
+        self._news = asyncio.Event()
         self._held: Response | None = None
         self._since = 0.0  # clock.monotonic() of the first trouble
         self._next = 0.0  # clock.monotonic() of the next probe
@@ -70,18 +74,27 @@ class Route:
             self._up()
 
     async def open(self, stop: asyncio.Event, beat: Callable[[float], None]) -> Session | None:
-        """A connection, logged in; None where `stop` came first, or this further connection is one too many."""
-        async with self._one_at_a_time:
-            if self._held is None and self._open:
-                return await self._open_another(stop)
-            return await self._open_first(stop, beat)
+        """A connection, logged in. None: `stop` came first, or others see to the work for now; look again.
+
+        Only one is opened at a time, and while the route is held there is only one.
+        """
+        beat(self._probe + OPENING)
+        if self._opening or (self._open and (self._held is not None or self._clock.monotonic() < self._enough_until)):
+            await self._or_stop(stop, self._news.wait(), self._probe)
+            return None
+        self._opening = True
+        try:
+            return await (self._open_another(stop) if self._open else self._open_first(stop, beat))
+        finally:
+            self._opening = False
+            self._tell()
 
     async def _open_first(self, stop: asyncio.Event, beat: Callable[[float], None]) -> Session | None:
         async def attempt() -> Session | None:
-            beat(self._probe + 120.0)
+            beat(self._probe + OPENING)
             if await self._clock.wait(stop, self._next - self._clock.monotonic()) or stop.is_set():
                 return None
-            return await self._unless(stop)
+            return await self._connect(stop)
 
         def failed(state: RetryCallState) -> None:
             error = state.outcome.exception() if state.outcome else None
@@ -107,38 +120,59 @@ class Route:
     async def _open_another(self, stop: asyncio.Event) -> Session | None:
         """Many servers allow a few connections only: then those that are open have to do."""
         try:
-            session = await self._unless(stop)
+            session = await self._connect(stop)
         except RouteTrouble:
-            await self._clock.wait(stop, self._probe)
+            self._enough_until = self._clock.monotonic() + self._probe
             return None
         if session is not None:
             self._connected(session)
         return session
 
-    async def _unless(self, stop: asyncio.Event) -> Session | None:
+    async def _connect(self, stop: asyncio.Event) -> Session | None:
         """Connect, but drop it when `stop` comes first: nothing is under way yet that would be worth waiting for."""
         opening = asyncio.ensure_future(self._opener())
-        stopping = asyncio.ensure_future(stop.wait())
+        session: Session | None = None
         try:
-            await asyncio.wait([opening, stopping], return_when=asyncio.FIRST_COMPLETED)
-            return opening.result() if opening.done() else None
+            if await self._or_stop(stop, asyncio.wait([opening])):
+                session = opening.result()
+            return session
         finally:
             opening.cancel()
-            stopping.cancel()
-            await asyncio.wait([opening, stopping])
+            await asyncio.wait([opening])
+            if not opening.cancelled() and opening.exception() is None and session is None:
+                opening.result().abort()  # it came while nobody wanted it any more
+
+    async def _or_stop(self, stop: asyncio.Event, waiting: Awaitable[object], seconds: float = inf) -> bool:
+        """Wait for something; False where `stop` or the time came first."""
+        wanted = asyncio.ensure_future(waiting)
+        ending = asyncio.ensure_future(stop.wait() if seconds == inf else self._clock.wait(stop, seconds))
+        try:
+            await asyncio.wait([wanted, ending], return_when=asyncio.FIRST_COMPLETED)
+            return wanted.done()
+        finally:
+            wanted.cancel()
+            ending.cancel()
+            await asyncio.wait([wanted, ending])
+
+    def _tell(self) -> None:
+        """Whoever waits for another's connection looks again."""
+        self._news.set()
+        self._news = asyncio.Event()
 
     def _connected(self, session: Session) -> None:
         self._open += 1
-        self._next = 0.0
+        self._next = self._enough_until = 0.0
         self.relay = session.relay
         self.last_contact = self._clock.now()
 
     def closed(self) -> None:
         """A connection that `open` gave out has ended."""
         self._open -= 1
+        self._tell()
 
     def _up(self) -> None:
         outage = self._clock.monotonic() - self._since if self._held is not None else None
         if self._held is not None or self._attempts == 0:
             events.route_up(account=self.account, relay=self.relay, outage=outage)
-        self._held, self._attempts = None, 1
+        self._held, self._attempts, self._next = None, 1, 0.0
+        self._tell()

@@ -1,0 +1,255 @@
+"""A Queue without a disk: the protocol of `outbound/queue.py` in memory, and a record of what was done to it.
+
+What is settled takes effect at once, as it would on disk if its writer were cancelled right afterwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from dataclasses import dataclass, field, replace
+
+from mailrelayd.clock import Clock
+from mailrelayd.outbound import delivery, queueid
+from mailrelayd.outbound.queue import Entry, Figures, Place, Verb
+from mailrelayd.outbound.values import Envelope, Progress, QueuedMessage, Status
+
+HELD = float("inf")
+
+
+@dataclass
+class Bytes:
+    """A stored message. `unchanged` and `read` do what a test wants of them."""
+
+    data: bytes
+    uid: int = 1000
+    same: bool = True
+    error: OSError | None = None
+    closed: int = 0
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
+    def read(self, offset: int, size: int) -> bytes:
+        if self.error is not None:
+            raise self.error
+        return self.data[offset : offset + size]
+
+    def unchanged(self) -> bool:
+        return self.same
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+@dataclass
+class Item:
+    """One message with the bytes behind it; `error` is what opening it raises."""
+
+    message: QueuedMessage
+    source: Bytes
+    due: float = 0.0  # clock.monotonic(); HELD: on hold
+    error: OSError | None = None
+    reason: str = ""
+
+
+@dataclass
+class MemoryQueue:
+    """`waiting`, `flying` and `failed` by queue id; `sent` in order; `history` has (verb, queue id)."""
+
+    clock: Clock
+    strict_order: bool = False
+    waiting: dict[str, Item] = field(default_factory=dict)
+    flying: dict[str, Item] = field(default_factory=dict)
+    failed: dict[str, Item] = field(default_factory=dict)
+    sent: list[str] = field(default_factory=list)
+    history: list[tuple[str, str]] = field(default_factory=list)
+    ready: asyncio.Event = field(default_factory=asyncio.Event)  # may be cleared: then settling takes as long
+
+    def __post_init__(self) -> None:
+        self._ids = queueid.Sequence("test", last=0)
+        self._news = asyncio.Event()
+        self.ready.set()
+
+    def put(self, data: bytes, recipients: Iterable[str], sender: str = "erp@example.com") -> str:
+        """Queue a message; its id."""
+        queue_id, _ = self._ids.take(self.clock.now())
+        envelope = Envelope(sender, tuple(recipients))
+        there = QueuedMessage(queue_id, envelope, Progress(self.clock.now()), len(data))
+        self.waiting[queue_id] = Item(there, Bytes(data))
+        self._news.set()
+        return queue_id
+
+    def wake(self) -> None:
+        """Let everyone who waits look again: a stop event was set."""
+        self._news.set()
+
+    def reopen(self) -> None:
+        """Die, and start again: every claim is free, all else is as it was."""
+        self.waiting |= self.flying
+        self.flying.clear()
+
+    # The protocol
+
+    async def wait_due(self, stop: asyncio.Event, *, at_least: int = 1, patience: float = 30.0) -> bool:
+        until = self.clock.monotonic() + patience
+        while not stop.is_set():
+            if len(self._due()) >= at_least:
+                return True
+            left = until - self.clock.monotonic()
+            if left <= 0:
+                return False
+            await self._wait(left)
+        return False
+
+    async def due(self, stop: asyncio.Event, *, idle: float = 0.0) -> AsyncGenerator[QueuedMessage, None]:
+        until = self.clock.monotonic() + idle
+        while not stop.is_set():
+            if ids := self._due():
+                item = self.flying[ids[0]] = self.waiting.pop(ids[0])
+                self.history.append(("claim", ids[0]))
+                yield item.message
+                until = self.clock.monotonic() + idle
+                continue
+            left = until - self.clock.monotonic()
+            if left <= 0:
+                return
+            await self._wait(left)
+
+    def open(self, message: QueuedMessage) -> Bytes:
+        item = self.flying[message.queue_id]
+        if item.error is not None:
+            raise item.error
+        return item.source
+
+    async def complete(self, message: QueuedMessage, progress: Progress) -> None:
+        await self._disk()
+        self._land("complete", message)
+        self.sent.append(message.queue_id)
+
+    async def defer(self, message: QueuedMessage, progress: Progress, at: float) -> None:
+        await self._disk()
+        item = self._land("defer", message)
+        wait = max(at - self.clock.now(), 0.0)
+        item.message = replace(message, progress=progress, revision=message.revision + 1)
+        item.due = self.clock.monotonic() + wait if wait else 0.0
+        self.waiting[message.queue_id] = item
+        self._news.set()
+
+    async def fail(self, message: QueuedMessage, progress: Progress, reason: str) -> None:
+        await self._disk()
+        item = self._land("fail", message)
+        item.message, item.reason = replace(message, progress=progress, revision=message.revision + 1), reason
+        self.failed[message.queue_id] = item
+
+    def release(self, message: QueuedMessage) -> None:
+        if message.queue_id in self.flying:
+            self.waiting[message.queue_id] = self._land("release", message)
+            self._news.set()
+
+    async def change(self, verb: Verb, queue_ids: Iterable[str]) -> dict[str, str]:
+        return {queue_id: self._change(verb, queue_id) for queue_id in queue_ids}
+
+    async def bring_back(self, queue_id: str, progress: Progress) -> bool:
+        item = self.failed.pop(queue_id, None)
+        if item is None:
+            return False
+        item.message, item.reason = replace(item.message, progress=progress, revision=item.message.revision + 1), ""
+        self._requeue(item)
+        return True
+
+    async def find(self, queue_id: str) -> Entry | None:
+        for item in (self.waiting.get(queue_id), self.flying.get(queue_id), self.failed.get(queue_id)):
+            if item is not None:
+                return self._entry(item)
+        return None
+
+    async def entries(self, *, failed: bool = False) -> AsyncIterator[Entry]:
+        for _, item in sorted((self.failed if failed else {**self.waiting, **self.flying}).items()):
+            yield self._entry(item)
+
+    def figures(self) -> Figures:
+        mono = self.clock.monotonic()
+        held = sum(item.due == HELD for item in self.waiting.values())
+        due = sum(item.due <= mono for item in self.waiting.values())
+        oldest = min([*self.waiting, *self.flying], default="")
+        return Figures(
+            due=due,
+            deferred=len(self.waiting) - due - held,
+            held=held,
+            in_flight=len(self.flying),
+            oldest=queueid.arrived_at(oldest) if oldest else 0.0,
+        )
+
+    # Behind it
+
+    def _due(self) -> list[str]:
+        mono = self.clock.monotonic()
+        ids = sorted(queue_id for queue_id, item in self.waiting.items() if item.due <= mono)
+        if self.strict_order and ids and any(i < ids[0] and mono < w.due < HELD for i, w in self.waiting.items()):
+            return []
+        return ids
+
+    async def _wait(self, seconds: float) -> None:
+        mono = self.clock.monotonic()
+        turns = [item.due - mono for item in self.waiting.values() if mono < item.due < HELD]
+        self._news.clear()
+        await self.clock.wait(self._news, min([seconds, *turns]))
+
+    async def _disk(self) -> None:
+        if not self.ready.is_set():
+            await self.ready.wait()
+
+    def _land(self, verb: str, message: QueuedMessage) -> Item:
+        self.history.append((verb, message.queue_id))
+        return self.flying.pop(message.queue_id)
+
+    @staticmethod
+    def _turn(item: Item) -> float:
+        """When it may be tried, seconds since the epoch."""
+        records = item.message.progress.recipients.values()
+        turns = [record.next_attempt for record in records if record.status is Status.DEFERRED and record.next_attempt]
+        return max(min(turns, default=0.0), item.message.progress.not_before)
+
+    def _requeue(self, item: Item) -> None:
+        wait = self._turn(item) - self.clock.now()
+        item.due = self.clock.monotonic() + wait if wait > 0 else 0.0
+        self.waiting[item.message.queue_id] = item
+        self._news.set()
+
+    def _change(self, verb: Verb, queue_id: str) -> str:
+        if queue_id in self.flying:
+            return "is being sent right now; try again in a moment"
+        waits = queue_id in self.waiting
+        item = self.waiting.get(queue_id) or self.failed.get(queue_id)
+        if item is None:
+            return "no such message"
+        if verb is Verb.DELETE:
+            (self.waiting if waits else self.failed).pop(queue_id)
+        elif waits and verb is Verb.RELEASE:
+            self._requeue(item)
+        elif waits and verb is Verb.HOLD:
+            item.due = HELD
+        elif waits:
+            item.due = item.due if item.due == HELD else 0.0
+        elif verb is Verb.RETRY:
+            item.message = replace(
+                item.message, progress=delivery.try_again(item.message.progress, self.clock.now()), revision=1
+            )
+            item.reason = ""
+            self._requeue(self.failed.pop(queue_id))
+        else:
+            return "has failed: only retry and delete apply"
+        self._news.set()
+        return ""
+
+    def _entry(self, item: Item) -> Entry:
+        queue_id = item.message.queue_id
+        place = Place.DEFERRED if item.due > self.clock.monotonic() else Place.ACTIVE
+        if queue_id in self.failed:
+            place = Place.FAILED
+        elif item.due == HELD:
+            place = Place.HOLD
+        turn = self._turn(item) if place is Place.DEFERRED else 0.0
+        return Entry(place, item.message, turn, item.reason, in_flight=queue_id in self.flying)
