@@ -103,7 +103,10 @@ def test_a_command_gives_the_first_line_it_prints(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("reference", "problem"),
     [
-        ("credential:smtp.password", "credential:smtp.password: $CREDENTIALS_DIRECTORY is not set: the systemd unit sets it"),
+        (
+            "credential:smtp.password",
+            "credential:smtp.password: $CREDENTIALS_DIRECTORY is not set: the systemd unit sets it",
+        ),
         ("credential:../shadow", "credential:NAME needs a plain file name"),
         ("credential:", "credential:NAME needs a plain file name"),
         ("file:relative", "file:PATH needs an absolute path"),

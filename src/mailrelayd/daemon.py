@@ -9,38 +9,36 @@ traceback: systemd starts it again, and the files say where it was.
 from __future__ import annotations
 
 import asyncio
-import grp
 import os
 import signal
-import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mailrelayd import __version__, durable
+from mailrelayd import __version__
 from mailrelayd.clock import Clock, SystemClock
 from mailrelayd.config import load as config
 from mailrelayd.config import secrets
 from mailrelayd.config.settings import OutboundAccount, Settings
+from mailrelayd.folders import node_name, prepare_folders
 from mailrelayd.operate import control, events, log, notify
 from mailrelayd.outbound import smtp
 from mailrelayd.outbound.delivery import Policy
+from mailrelayd.outbound.listing import shown
 from mailrelayd.outbound.pickup import Pickup, Rules
-from mailrelayd.outbound.queue import Entry, Verb
+from mailrelayd.outbound.queue import Verb
 from mailrelayd.outbound.relay import Relay, Terms
 from mailrelayd.outbound.route import Route
 from mailrelayd.outbound.session import Session
 from mailrelayd.outbound.smtp import RouteTrouble
-from mailrelayd.outbound.spool import LONGEST_PAUSE, Spool, SpoolError
+from mailrelayd.outbound.spool import LONGEST_PAUSE, Spool
 from mailrelayd.outbound.stored import Reading
 from mailrelayd.outbound.tlsmemory import TlsMemory
-from mailrelayd.outbound.values import Progress, Response, Stage
+from mailrelayd.outbound.values import Response, Stage
 
 STATUS_EVERY = 10.0  # seconds between two STATUS= lines
 SWEEP_EVERY = 3600.0  # seconds between two looks for what keep_sent and keep_failed let go
-PICKUP_MODE = 0o3730  # setgid: the group stays; sticky: nobody removes another's file; no listing
-PICKUP_GROUP = "mailspool"
 
 
 class Reports:
@@ -69,75 +67,6 @@ class Reports:
             attempt=0,
             reason="unreadable",
         )
-
-
-def node_name(settings: Settings) -> str:
-    """[node] name; else what STATE/node says; else the host's name, written there once. Raises OSError."""
-    if settings.node.name:
-        return settings.node.name
-    folder = durable.Folder(settings.state.directory)
-    try:
-        with suppress(FileNotFoundError):
-            if name := folder.read("node", limit=256).decode("ascii", "ignore").strip():
-                return name
-        letters = (c if c.isascii() and (c.isalnum() or c in ".-") else "-" for c in socket.gethostname())
-        name = "".join(letters).strip(".-")[:63] or "localhost"
-        folder.write("node", name.encode() + b"\n", mode=0o644)
-        return name
-    finally:
-        folder.close()
-
-
-def prepare_folders(settings: Settings) -> None:
-    """Make what is missing of the folders, and prove that files can be renamed across them.
-
-    Two ReadWritePaths of a unit are two mounts, and a rename between them fails though the device is the same.
-    Raises SpoolError.
-    """
-    directory = settings.spool.directory
-    try:
-        durable.make_folder(settings.state.directory, 0o750)
-        durable.make_folder(directory, 0o755)
-        group = _group(PICKUP_GROUP)
-        for path in (directory / "pickup", directory / "pickup" / "tmp", directory / "pickup" / "new"):
-            if not path.is_dir():
-                durable.make_folder(path, PICKUP_MODE)
-                if group is not None:
-                    with suppress(PermissionError):
-                        os.chown(path, -1, group)
-                        path.chmod(PICKUP_MODE)  # a change of group clears the setgid bit
-        durable.make_folder(directory / "queue", 0o700)
-        for path in (directory / "pickup", directory / "pickup" / "new"):
-            _try_rename(path, directory / "queue")
-    except OSError as error:
-        where = error.filename or directory
-        raise SpoolError(
-            f"{where}: {error.strerror}: the daemon must own the folders below [spool] and [state] directory, "
-            "and they must lie on one mount each"
-        ) from error
-
-
-def _group(name: str) -> int | None:
-    try:
-        return grp.getgrnam(name).gr_gid
-    except KeyError:
-        return None
-
-
-def _try_rename(source: Path, target: Path) -> None:
-    here, there = durable.Folder(source), durable.Folder(target)
-    try:
-        name = f".probe-{os.getpid()}"
-        here.write(name, b"")
-        try:
-            here.move(name, there, name, sync=False)
-        except OSError:
-            here.remove(name)
-            raise
-        there.remove(name)
-    finally:
-        here.close()
-        there.close()
 
 
 def reading_of(settings: Settings) -> Reading:
@@ -418,39 +347,6 @@ class Daemon:
             },
             "pickup": {"refused": self._generation.pickup.refused},
         }
-
-
-def shown(entry: Entry) -> dict[str, Any]:
-    """A message in postqueue -j's names, and ours behind them. Times in seconds since the epoch."""
-    message, progress = entry.message, entry.message.progress
-    return {
-        "queue_name": entry.place.value,
-        "queue_id": message.queue_id,
-        "arrival_time": int(progress.arrived_at),
-        "message_size": message.size,
-        "forced_expire": False,
-        "sender": message.envelope.sender or "MAILER-DAEMON",
-        "recipients": [_recipient(progress, recipient, entry.reason) for recipient in message.envelope.recipients],
-        "next_attempt": entry.next_attempt or None,
-        "rule": message.rule,
-        "reason": entry.reason,
-        "file": entry.file,
-        "in_flight": entry.in_flight,
-    }
-
-
-def _recipient(progress: Progress, recipient: str, reason: str) -> dict[str, Any]:
-    record = progress.recipients.get(recipient)
-    if record is None:
-        return {"address": recipient, **({"delay_reason": reason} if reason else {}), "status": "queued", "attempts": 0}
-    return {
-        "address": recipient,
-        "delay_reason": str(record.response),
-        "status": record.status.value,
-        "attempts": record.attempts,
-        "next_attempt": record.next_attempt or None,
-        "reason": record.reason,
-    }
 
 
 async def serve(path: Path, loaded: config.Loaded, environ: Mapping[str, str]) -> None:

@@ -47,7 +47,8 @@ class Folder:
     def write(self, name: str, data: bytes, *, mode: int = 0o600) -> None:
         """Put a file of this content under `name`, replacing what was there, all or nothing.
 
-        Raises OSError (ENOSPC, EIO, ...): then the old file, if any, still stands.
+        Raises OSError (ENOSPC, EIO, ...): then the old file, if any, still stands; or, where nothing but the
+        folder's fsync failed, the new one, which a power cut may undo.
         """
         temporary = TEMPORARY + name
         descriptor = os.open(
@@ -107,8 +108,10 @@ class Folder:
         """lstat relative to the folder; None where there is no such name."""
         try:
             return os.stat(name, dir_fd=self.fd, follow_symlinks=False)
-        except FileNotFoundError:
-            return None
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENAMETOOLONG):  # no file can have a name that long
+                return None
+            raise
 
     def open(self, name: str) -> int:
         """A descriptor for reading a regular file. Never follows a link, never blocks, never a terminal.
@@ -224,8 +227,13 @@ def make_folder(path: Path, mode: int) -> None:
     except FileExistsError:
         return
     path.chmod(mode)
-    parent = os.open(path.parent, FOLDER_FLAGS)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable that is not open. Raises OSError."""
+    descriptor = os.open(path, FOLDER_FLAGS)
     try:
-        os.fsync(parent)
+        os.fsync(descriptor)
     finally:
-        os.close(parent)
+        os.close(descriptor)

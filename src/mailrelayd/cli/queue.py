@@ -141,7 +141,7 @@ def _entries(settings: Settings, *, failed: bool) -> Iterator[dict[str, Any]]:
     try:
         yield from ask(settings, {"command": "list", "failed": failed})
     except NoDaemonError:
-        from mailrelayd.daemon import shown
+        from mailrelayd.outbound.listing import shown
 
         with _offline(settings) as reader:
             for queue_id in reader.ids(failed=failed):
@@ -157,7 +157,7 @@ def _find(settings: Settings, queue_id: str) -> dict[str, Any]:
     try:
         return next(ask(settings, {"command": "show", "id": queue_id}))
     except NoDaemonError:
-        from mailrelayd.daemon import shown
+        from mailrelayd.outbound.listing import shown
 
         with _offline(settings) as reader:
             for failed in (False, True):
@@ -189,7 +189,8 @@ def _change(settings: Settings, verb: str, ids: list[str]) -> Iterable[dict[str,
 
 async def _change_offline(settings: Settings, verb: str, ids: list[str]) -> list[dict[str, Any]]:
     from mailrelayd.clock import SystemClock
-    from mailrelayd.daemon import Reports, node_name, reading_of
+    from mailrelayd.daemon import Reports, reading_of
+    from mailrelayd.folders import node_name
     from mailrelayd.outbound.queue import Verb
     from mailrelayd.outbound.spool import Spool
 

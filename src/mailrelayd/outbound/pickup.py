@@ -224,7 +224,8 @@ class Examiner:
         sidecar = parse_sidecar(data)
         if isinstance(sidecar, Unreadable):
             return Unusable(sidecar.reason)
-        return sidecar, Claim("new" if folder.path.name == "new" else "", beside, there.st_ino)
+        below = "new" if folder.path.name == "new" else ""
+        return sidecar, Claim(below, beside, there.st_ino, there.st_ctime_ns)
 
 
 _KINDS = {
@@ -258,6 +259,14 @@ class _Trouble:
     error: OSError
 
 
+_ALONE = "a sidecar whose message never came"
+
+
+def _refused(trouble: _Trouble) -> Refused:
+    reason = f"cannot be taken: {trouble.error.strerror}"
+    return Refused(reason, "look at the file system; it is tried again", "")
+
+
 _Result = _Taken | _Failed | _Trouble | Later | Refused
 
 
@@ -278,7 +287,11 @@ class Pickup:
         self._overflowed = False
         self._full = False
         self._news = asyncio.Event()
-        self.refused = 0  # files that stay until somebody changes them
+
+    @property
+    def refused(self) -> int:
+        """How many files stay until somebody changes them."""
+        return len(self._told)
 
     def close(self) -> None:
         """Give the descriptors back."""
@@ -306,7 +319,7 @@ class Pickup:
                         sweep_at = mono + SWEEP
                     await self._take_hinted(stop)
                     until = min([sweep_at, *self._again.values()])
-                    if not self._hints:
+                    if not self._hints and not self._overflowed:
                         self._news.clear()
                         if not stop.is_set():
                             await self._clock.wait(self._news, max(until - self._clock.monotonic(), 0.0))
@@ -339,30 +352,44 @@ class Pickup:
 
     async def _sweep(self) -> None:
         """Everything that stands there, and sidecars that lost their message."""
-        found = await asyncio.to_thread(self._scan)
-        self._told = {key: told for key, told in self._told.items() if key in found}
-        self.refused = len(self._told)
+        found, aside = await asyncio.to_thread(self._scan)
+        for key, result in aside.items():
+            if isinstance(result, _Trouble):
+                self._say(key, _refused(result))  # the next sweep tries again
+            else:
+                self._tell(key, result)
+        self._told = {key: told for key, told in self._told.items() if key in found or key in aside}
         for key in found:
             self._hints.setdefault(key, key[0] == self._new.fd)
 
-    def _scan(self) -> set[tuple[int, str]]:
+    def _scan(self) -> tuple[set[tuple[int, str]], dict[tuple[int, str], _Failed | _Trouble]]:
         found: set[tuple[int, str]] = set()
+        aside: dict[tuple[int, str], _Failed | _Trouble] = {}
         for folder in (self._top, self._new):
             names = list(folder.names())
             found.update((folder.fd, n) for n in names if is_candidate(n, maildir=folder is self._new))
-            self._put_orphans_aside(folder, names)
-        return found
+            for name in self._orphans(folder, names):
+                try:
+                    queue_id = self._spool.refuse(folder, name, file=name, detail=_ALONE, orphan=True)
+                except OSError as error:
+                    aside[folder.fd, name] = _Trouble(name, error)
+                else:
+                    aside[folder.fd, name] = _Failed(name, queue_id, _ALONE)
+        return found, aside
 
-    def _put_orphans_aside(self, folder: durable.Folder, names: list[str]) -> None:
+    def _orphans(self, folder: durable.Folder, names: list[str]) -> list[str]:
         sidecars = [name for name in names if name.endswith(ORPHAN)]
-        there = set(names) if sidecars else set()
-        for name in sidecars:
-            stem = name[: -len(ORPHAN)]
-            figures = folder.stat(name)
-            if figures is None or not stat.S_ISREG(figures.st_mode) or {stem, stem + ".eml", stem + ".EML"} & there:
-                continue
-            if self._clock.now() - figures.st_ctime >= ORPHANED:
-                self._spool.refuse(folder, name, file=name, detail="a sidecar whose message never came", orphan=True)
+        if not sidecars:
+            return []
+        messages = {*names, *(name[:-4] for name in names if name.lower().endswith(".eml"))}
+        return [
+            name
+            for name in sidecars
+            if name[: -len(ORPHAN)] not in messages
+            and (figures := folder.stat(name)) is not None
+            and stat.S_ISREG(figures.st_mode)
+            and self._clock.now() - figures.st_ctime >= ORPHANED
+        ]
 
     async def _take_hinted(self, stop: asyncio.Event) -> None:
         hints, self._hints = self._hints, {}
@@ -405,10 +432,12 @@ class Pickup:
     def _take_all(self, piece: Iterable[tuple[tuple[int, str], bool]]) -> list[tuple[tuple[int, str], _Result]]:
         results: list[tuple[tuple[int, str], _Result]] = []
         for key, renamed in piece:
+            folder = self._folder(key[0])
             try:
-                result = self._take(self._folder(key[0]), key[1], renamed=renamed or key[0] == self._new.fd)
+                result = self._take(folder, key[1], renamed=renamed or folder is self._new)
             except OSError as error:
-                result = _Trouble(key[1], error)
+                # Its producer may have taken it away in between.
+                result = _Trouble(key[1], error) if folder.stat(key[1]) else None
             if result is not None:
                 results.append((key, result))
         return results
@@ -474,12 +503,10 @@ class Pickup:
                 self._say(key, result)
             case _Trouble():
                 self._again[key] = self._clock.monotonic() + SWEEP
-                trouble = f"cannot be taken: {result.error.strerror}"
-                self._say(key, Refused(trouble, "look at the file system; it is tried again", ""))
+                self._say(key, _refused(result))
 
     def _say(self, key: tuple[int, str], refused: Refused) -> None:
         """Once per file and reason: the sweep meets it again every 30 s."""
         if self._told.get(key) != refused.reason:
             self._told[key] = refused.reason
             events.pickup_refused(file=key[1], owner=refused.owner, reason=refused.reason, hint=refused.hint)
-        self.refused = len(self._told)

@@ -38,10 +38,7 @@ def valid(text: str) -> bool:
 
 def arrived_at(queue_id: str) -> float:
     """Seconds since the epoch at which the id was given: the message's arrival."""
-    number = 0
-    for character in queue_id[:_TIME]:
-        number = number * 32 + _VALUE[character]
-    return number / 1_000_000
+    return microseconds(queue_id) / 1_000_000
 
 
 def microseconds(queue_id: str) -> int:
@@ -54,7 +51,10 @@ def microseconds(queue_id: str) -> int:
 
 @dataclass(slots=True)
 class Sequence:
-    """Gives out ids. `reserved` is the first microsecond that is not yet written down as used."""
+    """Gives out ids. `reserved` is the first microsecond that is not yet written down as used.
+
+    Whoever has written the number that `take` asks for says so by setting `reserved` to it.
+    """
 
     node: str
     last: int
@@ -63,7 +63,5 @@ class Sequence:
     def take(self, now: float) -> tuple[str, int | None]:
         """The next id and, where more must be reserved on disk *before the id is used*, the number to write."""
         self.last = max(int(now * 1_000_000), self.last + 1)
-        write: int | None = None
-        if self.last >= self.reserved:
-            self.reserved = write = self.last + RESERVE
+        write = self.last + RESERVE if self.last >= self.reserved else None
         return encode(self.last, _TIME) + node_part(self.node), write

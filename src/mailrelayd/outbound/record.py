@@ -14,6 +14,7 @@ from typing import Any
 from mailrelayd.outbound.values import Envelope, Progress, RecipientRecord, Response, Stage, Status
 
 FORMAT = 1
+_FIRST, _LAST = datetime(1, 1, 1, tzinfo=UTC).timestamp(), datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 
 
 class RecordError(Exception):
@@ -27,6 +28,7 @@ class Claim:
     folder: str  # "", "new": below pickup/
     name: str
     inode: int
+    changed_ns: int  # its ctime: the next file of that name often gets the same inode
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,12 @@ def encode(record: Record) -> bytes:
         },
     }
     if record.claim:
-        document["claim"] = {"folder": record.claim.folder, "name": record.claim.name, "inode": record.claim.inode}
+        document["claim"] = {
+            "folder": record.claim.folder,
+            "name": record.claim.name,
+            "inode": record.claim.inode,
+            "changed_ns": record.claim.changed_ns,
+        }
     # ASCII only: file names and addresses may hold surrogates, which UTF-8 cannot write.
     return json.dumps(document, indent=1).encode("ascii") + b"\n"
 
@@ -100,7 +107,7 @@ def decode(data: bytes) -> Record:
             queue_id=str(document["queue_id"]),
             revision=int(document["revision"]),
             rule=str(document["rule"]),
-            envelope=None if sender is None else Envelope(sender, tuple(document["recipients"])),
+            envelope=None if sender is None else _envelope(sender, document["recipients"]),
             progress=Progress(
                 arrived_at=_seconds(document["arrived_at"]),
                 recipients={
@@ -127,17 +134,29 @@ def decode(data: bytes) -> Record:
             reason=str(document["reason"]),
             detail=str(document["detail"]),
             file=str(document["file"]),
-            claim=Claim(str(claim["folder"]), str(claim["name"]), int(claim["inode"])) if claim else None,
+            claim=_claim(claim) if claim else None,
         )
     except RecordError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise RecordError(f"damaged record: {type(error).__name__}") from error
 
 
+def _envelope(sender: object, recipients: object) -> Envelope:
+    if not isinstance(sender, str) or not isinstance(recipients, list):
+        raise RecordError("damaged record: no envelope")
+    if not all(isinstance(recipient, str) for recipient in recipients):
+        raise RecordError("damaged record: a recipient is no text")
+    return Envelope(sender, tuple(recipients))
+
+
+def _claim(claim: dict[str, Any]) -> Claim:
+    return Claim(str(claim["folder"]), str(claim["name"]), int(claim["inode"]), int(claim["changed_ns"]))
+
+
 def _text(seconds: float) -> str | None:
-    """RFC 3339 in UTC; null for "never"."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat() if seconds else None
+    """RFC 3339 in UTC; null for "never". What no date can say is the first or the last one that can."""
+    return datetime.fromtimestamp(min(max(seconds, _FIRST), _LAST), UTC).isoformat() if seconds else None
 
 
 def _seconds(text: str | None) -> float:

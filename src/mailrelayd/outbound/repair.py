@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mailrelayd import durable
 from mailrelayd.outbound import queueid
-from mailrelayd.outbound.record import Record, RecordError
+from mailrelayd.outbound.record import Claim, Record, RecordError
 from mailrelayd.outbound.stored import ORPHAN, Reader, ids_in
 
 
@@ -17,7 +17,7 @@ class Found:
     """What stands in the queue once it has been repaired."""
 
     plain: set[str]  # without a record
-    records: dict[str, Record | None]  # None: newer or damaged
+    records: dict[str, Record | str]  # a text: why it cannot be used (newer, damaged, not readable)
     newest: int  # microseconds of the youngest id anywhere
 
 
@@ -28,8 +28,15 @@ def repair(reader: Reader, sent: durable.Folder, directory: Path) -> Found:
         folder.sweep()
     queued, queue_records = ids_in(queue)
     given_up, failed_records = ids_in(failed)
+    unclear: set[str] = set()
     for queue_id in sorted(failed_records):
-        back = queue_id in queue_records and _revision(reader, queue_id) > _revision(reader, queue_id, failed=True)
+        back = False
+        if queue_id in queue_records:
+            try:
+                back = _revision(reader, queue_id) > _revision(reader, queue_id, failed=True)
+            except (RecordError, OSError):  # which of the two is the true one would be a guess
+                unclear.add(queue_id)
+                continue
         if back:  # `retry` was cut short: its new record is on disk, so it goes on
             _move(queue_id, failed, queue, given_up, queued)
             failed.remove(f"{queue_id}.json", sync=False)
@@ -41,18 +48,23 @@ def repair(reader: Reader, sent: durable.Folder, directory: Path) -> Found:
             queue_records.discard(queue_id)
         if queue_id not in given_up and failed.stat(f"{queue_id}{ORPHAN}") is None:
             failed.remove(f"{queue_id}.json", sync=False)  # a pickup file was being refused: it is still there
-    for queue_id in queue_records - queued:
+    for queue_id in queue_records - queued - unclear:
         # Either a claim that did not get to its rename (the file still stands in the pickup folder, with its
         # sidecar) or a message whose removal was cut short. Both times the record means nothing.
         queue.remove(f"{queue_id}.json", sync=False)
-    records: dict[str, Record | None] = {}
+    records: dict[str, Record | str] = {}
     for queue_id in sorted(queue_records & queued):
-        entry = None
-        with suppress(RecordError):
+        try:
             entry = reader.record(queue_id)
-            if entry is not None:
-                _finish_claim(directory / "pickup", entry)
-        records[queue_id] = entry
+        except (RecordError, OSError) as error:
+            records[queue_id] = str(error)
+            continue
+        if queue_id in unclear:
+            records[queue_id] = "it has a record in failed/ too, and that one cannot be used"
+        elif entry is not None:
+            if entry.claim is not None:
+                _finish_claim(directory / "pickup", entry.claim)
+            records[queue_id] = entry
     queue.sync()
     failed.sync()
     newest = max((queueid.microseconds(queue_id) for queue_id in queued | given_up), default=0)
@@ -67,22 +79,21 @@ def _move(queue_id: str, source: durable.Folder, target: durable.Folder, there: 
 
 
 def _revision(reader: Reader, queue_id: str, *, failed: bool = False) -> int:
-    try:
-        found = reader.record(queue_id, failed=failed)
-    except RecordError:
-        return 0
+    found = reader.record(queue_id, failed=failed)
     return found.revision if found else 0
 
 
-def _finish_claim(pickup: Path, entry: Record) -> None:
-    """Remove the sidecar of a message that was claimed, unless another file took its name since."""
-    if entry.claim is None:
-        return
-    with suppress(OSError):
-        folder = durable.Folder(pickup / entry.claim.folder)
+def _finish_claim(pickup: Path, claim: Claim) -> None:
+    with suppress(OSError, ValueError):  # ValueError: a damaged record's name with NUL
+        folder = durable.Folder(pickup / claim.folder)
         try:
-            there = folder.stat(entry.claim.name)
-            if there is not None and there.st_ino == entry.claim.inode:
-                folder.remove(entry.claim.name)
+            remove_sidecar(folder, claim)
         finally:
             folder.close()
+
+
+def remove_sidecar(folder: durable.Folder, claim: Claim) -> None:
+    """Remove the sidecar of a message that was claimed, unless another file took its name since. Raises OSError."""
+    there = folder.stat(claim.name)
+    if there is not None and (there.st_ino, there.st_ctime_ns) == (claim.inode, claim.changed_ns):
+        folder.remove(claim.name)

@@ -13,10 +13,11 @@ from __future__ import annotations
 import asyncio
 import heapq
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -25,9 +26,9 @@ from mailrelayd import durable
 from mailrelayd.clock import Clock
 from mailrelayd.outbound import delivery, queueid, record
 from mailrelayd.outbound.headers import Unreadable
-from mailrelayd.outbound.queue import Entry, Figures, Verb
+from mailrelayd.outbound.queue import Entry, Figures, Place, Verb
 from mailrelayd.outbound.record import Claim, Record, RecordError
-from mailrelayd.outbound.repair import repair
+from mailrelayd.outbound.repair import remove_sidecar, repair
 from mailrelayd.outbound.stored import ORPHAN, FileSource, Reader, Reading, stamp_of
 from mailrelayd.outbound.values import Progress, QueuedMessage
 
@@ -86,7 +87,7 @@ class Spool:
         self._later: list[tuple[float, str]] = []  # heap; an entry counts while _known agrees
         self._in_flight: dict[str, QueuedMessage] = {}
         self._stamps: dict[str, tuple[int, int, int]] = {}  # of files whose producer may still hold them open
-        self._unsynced: dict[int, durable.Folder] = {}  # pickup folders out of which files were renamed
+        self._unsynced: set[Path] = set()  # pickup folders out of which files were renamed
         self._news = asyncio.Event()
 
     def close(self) -> None:
@@ -110,9 +111,11 @@ class Spool:
         found = repair(self._reader, self._sent, self.directory)
         now, mono = self._clock.now(), self._clock.monotonic()
         for queue_id, entry in found.records.items():
-            # A newer or a damaged record (None) is not guessed: the message is kept, and not tried.
-            held = entry is None or entry.hold
-            self._known[queue_id] = HELD if entry is None or held else self._when_due(entry.progress, now, mono)
+            if isinstance(entry, str):  # a newer or a damaged record is not guessed: the message is kept, not tried
+                self._report.trouble(f"read {queue_id}", OSError(0, entry))
+                self._known[queue_id] = HELD
+            else:
+                self._known[queue_id] = HELD if entry.hold else self._when_due(entry.progress, now, mono)
         self._known.update(dict.fromkeys(found.plain, 0.0))
         self._ready = sorted(i for i, due in self._known.items() if due == 0.0)
         self._later = [(due, i) for i, due in self._known.items() if 0.0 < due < HELD]
@@ -150,28 +153,59 @@ class Spool:
         anything that depends on it (`_sync_claims`). Until then a power cut leaves it in one of the folders.
         """
         queue_id = message.queue_id
+        entry: Record | None = None
         if write_down or message.rule not in PLAIN_RULES or message.progress.not_before:
             entry = Record(queue_id, 1, message.rule, message.envelope, message.progress, file=file, claim=sidecar)
-            self._queue.write(f"{queue_id}.json", record.encode(entry))
-            folder.move(name, self._queue, f"{queue_id}.eml")
-        else:
-            folder.move(name, self._queue, f"{queue_id}.eml", sync=False)
-            self._unsynced[folder.fd] = folder
-        if sidecar is not None:
-            folder.remove(sidecar.name)
-        there = self._queue.stat(f"{queue_id}.eml") if stamp else None
+        self._move_in(folder, name, self._queue, f"{queue_id}.eml", entry)
+        # From here on it is ours, whatever the disk says.
+        self._unsynced.add(folder.path)
+        there = None
+        with self._said("claim"):
+            if sidecar is not None:
+                # Gone from the pickup folder for good first: without its sidecar it would be another message.
+                self._queue.sync()
+                folder.sync()
+                remove_sidecar(folder, sidecar)
+            there = self._queue.stat(f"{queue_id}.eml") if stamp else None
         if stamp is None or there is None:
             return None
         # The rename itself sets the ctime; anything else that differs was the producer.
         return stamp_of(there) if stamp_of(there)[:2] == stamp[:2] else stamp
 
+    @staticmethod
+    def _move_in(folder: durable.Folder, name: str, target: durable.Folder, new: str, entry: Record | None) -> None:
+        """Record first, then the file. Raises OSError; then nothing has happened."""
+        beside = f"{entry.queue_id}.json" if entry else ""
+        try:
+            if entry is not None:
+                target.write(beside, record.encode(entry))
+            folder.move(name, target, new, sync=False)
+        except OSError:
+            if entry is not None:
+                with suppress(OSError):  # without its message it means nothing: swept at the next start
+                    target.remove(beside, sync=False)
+            raise
+
+    @contextmanager
+    def _said(self, doing: str) -> Iterator[None]:
+        """Trouble after the rename, which cannot be taken back, is said and not raised."""
+        try:
+            yield
+        except OSError as error:
+            self._report.trouble(doing, error)
+
     def refuse(self, folder: durable.Folder, name: str, *, file: str, detail: str, orphan: bool = False) -> str:
-        """Put a pickup file that can never be sent into failed/, with the reason beside it; its queue id."""
+        """Put a pickup file that can never be sent into failed/, with the reason beside it; its queue id.
+
+        Raises OSError; then it stands where it stood.
+        """
         queue_id = self.new_id()
         progress = Progress(queueid.arrived_at(queue_id))
         entry = Record(queue_id, 1, "unreadable", None, progress, reason="unreadable", detail=detail, file=file)
-        self._failed.write(f"{queue_id}.json", record.encode(entry))
-        folder.move(name, self._failed, f"{queue_id}{ORPHAN}" if orphan else f"{queue_id}.eml")
+        self._move_in(folder, name, self._failed, queue_id + (ORPHAN if orphan else ".eml"), entry)
+        with self._said("refuse"):
+            self._failed.sync()
+            folder.sync()
         return queue_id
 
     def new_id(self) -> str:
@@ -179,6 +213,7 @@ class Spool:
         queue_id, reserve = self._ids.take(self._clock.now())
         if reserve is not None:
             self._lock.write(reserve)
+            self._ids.reserved = reserve
         return queue_id
 
     def arrived(self, message: QueuedMessage, stamp: tuple[int, int, int] | None = None) -> None:
@@ -187,9 +222,21 @@ class Spool:
             self._stamps[message.queue_id] = stamp
         self._put(message.queue_id, self._when_due(message.progress, self._clock.now(), self._clock.monotonic()))
 
+    async def sync_claims(self) -> None:
+        """Make every claim durable: the pickup folders are about to be closed. Raises OSError."""
+        await self._in_thread(self._sync_claims)
+
     def _sync_claims(self) -> None:
+        # By path: a reload may have closed the pickup's own descriptors. Taken out before it is synced, because
+        # the pickup's thread may rename another file meanwhile, and put back where that failed.
         while self._unsynced:
-            self._unsynced.popitem()[1].sync()
+            path = self._unsynced.pop()
+            try:
+                with suppress(FileNotFoundError):  # removed by hand: nothing can come back from it
+                    durable.sync_folder(path)
+            except OSError:
+                self._unsynced.add(path)
+                raise
 
     # -- claims ------------------------------------------------------------------------------------------------
 
@@ -202,7 +249,7 @@ class Spool:
         until = self._clock.monotonic() + patience
         while not stop.is_set():
             self._promote()
-            if len(self._ready) >= at_least and not self._must_wait():
+            if self._are_due(at_least) and not self._must_wait():
                 return True
             left = until - self._clock.monotonic()
             if left <= 0 or not await self._wait(left):
@@ -217,7 +264,11 @@ class Spool:
             if self._ready and not self._must_wait():
                 queue_id = heapq.heappop(self._ready)
                 del self._known[queue_id]
-                message = await self._load(queue_id)
+                try:
+                    message = await self._load(queue_id)
+                except BaseException:
+                    self._put(queue_id, 0.0)  # cancelled while the disk was full: somebody else looks at it again
+                    raise
                 if message is not None:
                     self._in_flight[queue_id] = message
                     yield message
@@ -237,6 +288,12 @@ class Spool:
                 self._put(queue_id, 0.0)
         while self._ready and self._known.get(self._ready[0]) != 0.0:
             heapq.heappop(self._ready)
+
+    def _are_due(self, at_least: int) -> bool:
+        # After `_promote` the first of the heap counts; behind it may be some that no longer do.
+        if at_least == 1 or len(self._ready) < at_least:
+            return len(self._ready) >= at_least
+        return sum(1 for due in self._known.values() if due == 0.0) >= at_least
 
     def _must_wait(self) -> bool:
         """With strict order, whether an older message is deferred."""
@@ -304,9 +361,12 @@ class Spool:
             self._sync_claims()
             if self.keep_sent > 0:
                 with suppress(FileNotFoundError):
-                    self._queue.move(eml, self._sent, eml)
+                    self._queue.move(eml, self._sent, eml, sync=False)
+                self._sent.sync()
             else:
-                self._queue.remove(eml)
+                self._queue.remove(eml, sync=False)
+            # Also where an earlier try got as far as the removal: until it is durable, a power cut sends again.
+            self._queue.sync()
             if message.revision:
                 self._queue.remove(beside, sync=False)  # alone it means nothing: swept at the next start
 
@@ -337,7 +397,9 @@ class Spool:
         self._sync_claims()
         self._failed.write(f"{entry.queue_id}.json", record.encode(entry))
         with suppress(FileNotFoundError):
-            self._queue.move(f"{entry.queue_id}.eml", self._failed, f"{entry.queue_id}.eml")
+            self._queue.move(f"{entry.queue_id}.eml", self._failed, f"{entry.queue_id}.eml", sync=False)
+        self._failed.sync()
+        self._queue.sync()
         self._queue.remove(f"{entry.queue_id}.json", sync=False)
 
     def release(self, message: QueuedMessage) -> None:
@@ -349,7 +411,7 @@ class Spool:
         self._in_flight.pop(queue_id, None)
         self._stamps.pop(queue_id, None)
 
-    async def _settle(self, doing: str, operation: Callable[[], None]) -> None:
+    async def _settle(self, doing: str, operation: Callable[[], T]) -> T:
         """Carry out what must not be left undone: a full or failing disk is waited for, loudly.
 
         Giving up here would mean sending again what was sent. Nothing else enters the window meanwhile.
@@ -357,13 +419,11 @@ class Spool:
         pause = 1.0
         while True:
             try:
-                await self._in_thread(operation)
+                return await self._in_thread(operation)
             except OSError as error:
                 self._report.trouble(doing, error)
                 await self._clock.wait(asyncio.Event(), pause)
                 pause = min(pause * 2, LONGEST_PAUSE)
-            else:
-                return
 
     async def _in_thread(self, operation: Callable[[], T]) -> T:
         # Shielded: a cancelled caller does not stop a write half-way, it only stops waiting for it.
@@ -380,21 +440,25 @@ class Spool:
             return "is being sent right now; try again in a moment"
         if queue_id in self._known:
             due = self._known.pop(queue_id)
+            new_due: float | None = due
             try:
                 new_due = await self._in_thread(lambda: self._change_waiting(verb, queue_id, due))
             except (OSError, RecordError) as error:
-                self._put(queue_id, due)
                 return str(error)
-            if new_due is not None:
-                self._put(queue_id, new_due)
+            finally:
+                if new_due is not None:
+                    self._put(queue_id, new_due)
             return ""
-        if not queueid.valid(queue_id) or self._failed.stat(f"{queue_id}.json") is None:
+        if not queueid.valid(queue_id) or not any(self._failed.stat(queue_id + end) for end in (".json", ".eml")):
             return "no such message"
-        if verb is Verb.DELETE:
-            await self._in_thread(lambda: self._delete(self._failed, queue_id))
-            return ""
-        if verb is Verb.RETRY:
-            return await self._retry_failed(queue_id)
+        try:
+            if verb is Verb.DELETE:
+                await self._in_thread(lambda: self._delete(self._failed, queue_id))
+                return ""
+            if verb is Verb.RETRY:
+                return await self._retry_failed(queue_id)
+        except OSError as error:
+            return str(error)
         return "has failed: only retry and delete apply"
 
     def _change_waiting(self, verb: Verb, queue_id: str, due: float) -> float | None:
@@ -428,33 +492,46 @@ class Spool:
             message = self._reader.message(queue_id, known, failed=True)
         except FileNotFoundError:
             return "its file is missing"
-        except (RecordError, OSError) as error:
+        except RecordError as error:
             return str(error)
         if isinstance(message, Unreadable):
             return f"still cannot be sent: {message.reason}"
-        await self.bring_back(queue_id, delivery.try_again(message.progress, self._clock.now()))
+        # An operator is told at once that the disk is full, instead of waiting for it.
+        await self._bring_back(queue_id, delivery.try_again(message.progress, self._clock.now()), self._in_thread)
         return ""
 
     async def bring_back(self, queue_id: str, progress: Progress) -> bool:
         """Undo `fail`: the new record first, then the file, then the old record."""
+        return await self._bring_back(queue_id, progress, partial(self._settle, "retry"))
+
+    async def _bring_back(
+        self, queue_id: str, progress: Progress, carry_out: Callable[[Callable[[], bool]], Awaitable[bool]]
+    ) -> bool:
+        moved = False
 
         def back() -> bool:
-            known = self._reader.record(queue_id, failed=True)
-            if known is None or self._failed.stat(f"{queue_id}.eml") is None:
-                return False
-            message = self._reader.message(queue_id, known, failed=True)
-            if isinstance(message, Unreadable):
-                return False
-            entry = Record(queue_id, known.revision + 1, message.rule, message.envelope, progress)
-            self._queue.write(f"{queue_id}.json", record.encode(entry))
-            self._failed.move(f"{queue_id}.eml", self._queue, f"{queue_id}.eml")
+            nonlocal moved
+            if not moved:  # else an earlier try got that far
+                try:
+                    known = self._reader.record(queue_id, failed=True)
+                    message = self._reader.message(queue_id, known, failed=True)
+                except (RecordError, FileNotFoundError):
+                    return False
+                if isinstance(message, Unreadable):
+                    return False
+                entry = Record(queue_id, message.revision + 1, message.rule, message.envelope, progress)
+                self._move_in(self._failed, f"{queue_id}.eml", self._queue, f"{queue_id}.eml", entry)
+                moved = True
+            self._queue.sync()
+            self._failed.sync()
             self._failed.remove(f"{queue_id}.json")
             return True
 
-        done = await self._in_thread(back)
-        if done:
-            self._put(queue_id, self._when_due(progress, self._clock.now(), self._clock.monotonic()))
-        return done
+        try:
+            return await carry_out(back)
+        finally:
+            if moved:
+                self._put(queue_id, self._when_due(progress, self._clock.now(), self._clock.monotonic()))
 
     @staticmethod
     def _delete(folder: durable.Folder, queue_id: str) -> None:
@@ -463,18 +540,28 @@ class Spool:
         folder.remove(f"{queue_id}.json")
 
     async def find(self, queue_id: str) -> Entry | None:
-        """One message, waiting or failed. Raises OSError."""
+        """One message, waiting or failed."""
         if not queueid.valid(queue_id):
             return None
         entry = self._reader.entry(queue_id) or self._reader.entry(queue_id, failed=True)
-        return replace(entry, in_flight=queue_id in self._in_flight) if entry else None
+        return self._seen(entry) if entry else None
+
+    def _seen(self, entry: Entry) -> Entry:
+        """The entry with what memory knows: whether its time has come, whether it is being sent."""
+        queue_id = entry.message.queue_id
+        if queue_id in self._in_flight:
+            return replace(entry, place=Place.ACTIVE, next_attempt=0.0, in_flight=True)
+        due = self._known.get(queue_id, HELD)
+        if entry.place is Place.DEFERRED and due <= self._clock.monotonic():
+            return replace(entry, place=Place.ACTIVE, next_attempt=0.0)
+        return entry
 
     async def entries(self, *, failed: bool = False) -> AsyncIterator[Entry]:
         """Every waiting message in queue order, or every failed one; read in the background, piece by piece."""
         ids = iter(await asyncio.to_thread(self._reader.ids, failed=failed))
         while piece := list(islice(ids, 100)):
             for entry in await asyncio.to_thread(self._read_piece, piece, failed=failed):
-                yield replace(entry, in_flight=entry.message.queue_id in self._in_flight)
+                yield self._seen(entry)
 
     def _read_piece(self, ids: list[str], *, failed: bool) -> list[Entry]:
         return [entry for queue_id in ids if (entry := self._reader.entry(queue_id, failed=failed)) is not None]

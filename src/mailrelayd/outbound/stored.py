@@ -106,17 +106,20 @@ class Reader:
             os.close(descriptor)
 
     def entry(self, queue_id: str, *, failed: bool = False) -> Entry | None:
-        """One message for people; None where it is not there. Raises OSError."""
+        """One message for people; None where it is not there."""
         reason = file = ""
         hold, after = False, 0.0
         try:
             known = self.record(queue_id, failed=failed)
-        except RecordError as error:
+        except (RecordError, OSError) as error:
             known, reason, hold = None, str(error), True
+        message: QueuedMessage | Unreadable
         try:
             message = self.message(queue_id, known, failed=failed)
         except FileNotFoundError:
             return None
+        except OSError as error:  # one that cannot be read must not hide the others
+            message, reason, hold = Unreadable(str(error)), str(error), True
         if isinstance(message, Unreadable):
             empty = Progress(queueid.arrived_at(queue_id))
             message = QueuedMessage(queue_id, Envelope("", ()), empty, 0, "unreadable")

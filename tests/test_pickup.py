@@ -1,0 +1,741 @@
+"""The pickup folder: when a file is ready, what is never touched, and that one bad entry stops nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mailrelayd import durable
+from mailrelayd.operate import events
+from mailrelayd.outbound import pickup as pickup_module
+from mailrelayd.outbound.pickup import (
+    LINKED,
+    ORPHANED,
+    SWEEP,
+    Examiner,
+    Later,
+    Pickup,
+    Ready,
+    Refused,
+    Rules,
+    Unusable,
+    is_candidate,
+)
+from mailrelayd.outbound.stored import Reading
+from tests.manual_clock import ManualClock
+from tests.queue_contract import claimed, entries, until
+from tests.servers.daemon import account
+from tests.test_spool import SpoolBench
+
+MAIL = b"From: sender@example.com\nTo: rcpt@example.org\n\nhello\n"
+SIDECAR = b'{"mail_from": "bounce@example.com", "rcpt_to": ["side@example.org"]}'
+ROOT = os.getuid() == 0
+Event = dict[str, Any]
+
+
+# -- names -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "top", "maildir"),
+    [
+        ("a.eml", True, True),
+        ("a.EML", True, True),
+        ("a b.Eml", True, True),
+        ("1700000000.M1P1.host", False, True),
+        ("a.eml.txt", False, True),
+        ("eml", False, True),
+        (".a.eml", False, False),
+        ("~a.eml", False, False),
+        ("a.eml.tmp", False, False),
+        ("a.eml.part", False, False),
+        ("a.eml.PARTIAL", False, False),
+        ("a.eml.filepart", False, False),
+        (".a.eml.swp", False, False),
+        ("a.eml.swp", False, False),
+        ("a.eml.crdownload", False, False),
+        ("a.env.json", False, False),
+        ("a.eml.ENV.JSON", False, False),
+    ],
+)
+def test_which_names_may_be_a_message(name: str, top: bool, maildir: bool) -> None:
+    """`*.eml` at the top, any final name in new/, and never what is still being written."""
+    assert is_candidate(name, maildir=False) == top
+    assert is_candidate(name, maildir=True) == maildir
+
+
+# -- when a file is ready ----------------------------------------------------------------------------------------
+
+
+@dataclass
+class Desk:
+    """An examiner over one folder, on a clock that begins now: files are made by the real one."""
+
+    path: Path
+    rules: Rules = field(default_factory=Rules)
+
+    def __post_init__(self) -> None:
+        self.clock = ManualClock(time.time())
+        self.examiner = Examiner(self.rules, self.clock)
+        self.folder = durable.Folder(self.path)
+        self.file = self.path / "a.eml"
+
+    def look(self, *, renamed: bool = False) -> Ready | Later | Refused | Unusable | None:
+        return self.examiner.look(self.folder, "a.eml", renamed=renamed)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    made = Desk(tmp_path)
+    made.file.write_bytes(MAIL)
+    return made
+
+
+def test_a_fresh_file_has_to_settle(desk: Desk) -> None:
+    """A file written in place is taken once it has been still for `settle` seconds."""
+    assert isinstance(answer := desk.look(), Later)
+    assert answer.seconds == 2.0
+    desk.clock.boot += 1.9
+    assert isinstance(answer := desk.look(), Later)
+    assert answer.seconds == pytest.approx(0.1)
+    desk.clock.boot += 0.1
+    assert isinstance(desk.look(), Ready)
+
+
+def test_a_growing_file_begins_anew(desk: Desk) -> None:
+    """Every change starts the wait again, however slowly the file grows."""
+    for _ in range(5):
+        assert isinstance(answer := desk.look(), Later)
+        assert answer.seconds == 2.0
+        desk.clock.boot += 1.9
+        with desk.file.open("ab") as producer:
+            producer.write(b"more\n")
+    assert isinstance(desk.look(), Later)
+    desk.clock.boot += 2.0
+    assert isinstance(desk.look(), Ready)
+
+
+@pytest.mark.parametrize("mtime", [0.0, -3600.0, 3600.0, 10 * 365 * 86400.0])
+def test_the_mtime_alone_says_nothing(desk: Desk, mtime: float) -> None:
+    """A time set back (cp -p) or in the future makes a fresh file neither old nor wait for ever."""
+    os.utime(desk.file, (time.time() + mtime, time.time() + mtime))
+    assert isinstance(desk.look(), Later)
+    desk.clock.boot += 2.0
+    assert isinstance(desk.look(), Ready)
+
+
+def test_an_old_file_is_taken_at_once(desk: Desk) -> None:
+    """What stands there since before `settle` (the daemon was stopped) is not made to wait again."""
+    desk.clock.wall += 10
+    assert isinstance(desk.look(), Ready)
+
+
+def test_a_renamed_file_is_taken_at_once(desk: Desk) -> None:
+    """A name that came in one step is complete."""
+    answer = desk.look(renamed=True)
+    assert isinstance(answer, Ready)
+    assert answer.derived.envelope.recipients == ("rcpt@example.org",)
+    assert answer.stamp is None
+
+
+def test_the_wall_clock_does_not_matter_to_a_wait(desk: Desk) -> None:
+    """A clock set back by a year delays nobody for more than `settle`."""
+    desk.clock.wall -= 365 * 86400
+    assert isinstance(desk.look(), Later)
+    desk.clock.boot += 2.0
+    assert isinstance(desk.look(), Ready)
+
+
+@pytest.mark.parametrize("kind", [fcntl.LOCK_SH, fcntl.LOCK_EX])
+def test_a_locked_file_is_still_being_written(desk: Desk, kind: int) -> None:
+    """Whoever holds a lock is writing, even if nothing changes; and our own question leaves no lock behind."""
+    desk.clock.wall += 10
+    with desk.file.open("rb") as producer:
+        fcntl.flock(producer, kind)
+        assert isinstance(answer := desk.look(), Later)
+        assert "lock" in answer.why
+    assert isinstance(desk.look(), Ready)
+    with desk.file.open("rb") as producer:
+        fcntl.flock(producer, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_second_name_may_last_a_minute(desk: Desk) -> None:
+    """Some uploads link the final name and then unlink the first; after a minute it is somebody else's file."""
+    desk.clock.wall += 10
+    os.link(desk.file, desk.path / "upload")
+    assert isinstance(desk.look(), Later)
+    desk.clock.boot += LINKED - 1
+    assert isinstance(desk.look(), Later)
+    desk.clock.boot += 1
+    assert isinstance(answer := desk.look(), Refused)
+    assert "2 names" in answer.reason
+    (desk.path / "upload").unlink()
+    desk.clock.wall += 10
+    assert isinstance(desk.look(), Ready)
+
+
+def test_three_names_are_refused_at_once(desk: Desk) -> None:
+    """No upload makes three names."""
+    os.link(desk.file, desk.path / "one")
+    os.link(desk.file, desk.path / "two")
+    assert isinstance(desk.look(renamed=True), Refused)
+
+
+def test_what_is_gone_is_nothing(desk: Desk) -> None:
+    """A file that its producer took away is no trouble."""
+    desk.file.unlink()
+    assert desk.look() is None
+
+
+UNREADABLE = """
+import sys
+from pathlib import Path
+from mailrelayd import durable
+from mailrelayd.clock import SystemClock
+from mailrelayd.outbound.pickup import Examiner, Rules
+folder = durable.Folder(Path(sys.argv[1]))
+print(Examiner(Rules(), SystemClock()).look(folder, "a.eml", renamed=True))
+"""
+
+
+def test_a_file_closed_to_us_is_named_with_its_cure(short_tmp: Path) -> None:
+    """Mode 0600 by another user (Python's mkstemp does it) stays, and the answer tells owner and fix."""
+    if ROOT and account().uid == 0:
+        pytest.skip(account().reason)
+    path = short_tmp / "a.eml"
+    path.write_bytes(MAIL)
+    path.chmod(0o600 if ROOT else 0)
+    command = [sys.executable, "-c", UNREADABLE, str(short_tmp)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd="/", **account().switch)
+    assert done.stdout.startswith("Refused(reason='cannot be read: mode 0")
+    assert "os.fchmod(fd, 0o640)" in done.stdout
+    assert path.read_bytes() == MAIL if ROOT else path.exists()
+
+
+# -- the loop ----------------------------------------------------------------------------------------------------
+
+
+class Bench(SpoolBench):
+    """The pickup's loop over a spool, its log, and a clock that begins now."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.clock.wall = time.time() + 10  # everything that is made now is old enough
+        self.top = directory / "pickup"
+        self.new = self.top / "new"
+        self.rules = Rules()
+        self.said: dict[str, list[Event]] = {}
+        self.stop = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+        self.loop: Pickup
+
+    async def start(self) -> Bench:
+        """Begin, and let the first sweep pass."""
+        self.loop = Pickup(self.top, self.queue, self.rules, self.clock)
+        self.task = asyncio.create_task(self.loop.run(self.stop, lambda seconds: None))
+        await self._resting(0)
+        return self
+
+    async def _resting(self, after: int) -> None:
+        assert self.task is not None
+        await until(lambda: self.task.done() or (len(self.clock.pauses) > after and self.clock.waiting))  # type: ignore[union-attr]
+        if self.task.done():
+            self.task.result()
+
+    async def passes(self, seconds: float = SWEEP) -> None:
+        """Let time pass, and everything that becomes of it."""
+        pauses = len(self.clock.pauses)
+        if self.clock.advance(seconds):
+            await self._resting(pauses)
+
+    async def end(self) -> None:
+        if self.task is not None:
+            task, self.task = self.task, None
+            self.stop.set()
+            self.loop.wake()
+            await task
+            self.loop.close()
+        await super().end()
+
+    def names(self, event: str) -> list[str]:
+        """The files that were spoken of, in order."""
+        return [one["file"] for one in self.said.get(event, [])]
+
+    @property
+    def queued(self) -> list[str]:
+        return self.names("message_queued")
+
+    @property
+    def refused(self) -> list[str]:
+        return self.names("pickup_refused")
+
+    @property
+    def failed(self) -> list[str]:
+        return self.names("message_failed")
+
+
+@pytest.fixture
+async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
+    made = Bench(tmp_path)
+    for name in ("message_queued", "message_failed", "pickup_refused", "spool_full"):
+
+        def say(name: str = name, **keys: Any) -> None:
+            made.said.setdefault(name, []).append(keys)
+
+        monkeypatch.setattr(events, name, say)
+    await made.reopen()
+    yield made
+    await made.close()
+
+
+async def test_what_stands_there_at_the_start_is_taken_in_order(bench: Bench) -> None:
+    """The first sweep claims everything, by (mtime, name), wherever it stands."""
+    for name, mtime in (("c.eml", 30), ("a.eml", 20), ("new/z", 20), ("b.eml", 20), ("d.eml", 10)):
+        (bench.top / name).write_bytes(MAIL)
+        os.utime(bench.top / name, (mtime, mtime))
+    await bench.start()
+    assert bench.queued == ["d.eml", "a.eml", "b.eml", "z", "c.eml"]
+    found = [entry.message.queue_id for entry in await entries(bench.queue)]
+    assert found == [one["queue_id"] for one in bench.said["message_queued"]]
+    assert bench.tree() == {f"queue/{queue_id}.eml" for queue_id in found}
+
+
+async def test_events_wake_the_loop(bench: Bench) -> None:
+    """Files that come while it waits are taken without a sweep: renamed ones at once, others once they are still."""
+    bench.clock.wall = time.time() - 1
+    await bench.start()
+    (bench.top / "tmp").mkdir()
+    (bench.top / "tmp/m").write_bytes(MAIL)
+    (bench.top / "tmp/m").rename(bench.new / "m")
+    (bench.top / ".hidden").write_bytes(MAIL)
+    (bench.top / ".hidden").rename(bench.top / "r.eml")
+    await until(lambda: sorted(bench.queued) == ["m", "r.eml"])
+    (bench.top / "w.eml").write_bytes(MAIL)
+    key = (bench.loop._top.fd, "w.eml")
+    await until(lambda: key in bench.loop._again and bench.clock.waiting)
+    assert "w.eml" not in bench.queued
+    for _ in range(3):  # events of its making may still come in and be looked at
+        await bench.passes(2)
+    await until(lambda: "w.eml" in bench.queued)
+    assert bench.clock.boot < 1000 + SWEEP
+
+
+async def test_the_sweep_finds_what_no_event_told(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network file system gives no events: every 30 seconds everything is looked at."""
+
+    async def deaf(self: Pickup, inotify: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Pickup, "_listen", deaf)
+    await bench.start()
+    (bench.top / "a.eml").write_bytes(MAIL)
+    await bench.passes(SWEEP - 1)
+    assert bench.queued == []
+    await bench.passes(1)
+    assert bench.queued == ["a.eml"]
+
+
+class Told:
+    """Stands in for inotify: what it tells is what the test puts in."""
+
+    events: asyncio.Queue[SimpleNamespace]
+
+    def __enter__(self) -> Told:
+        Told.events = asyncio.Queue()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def add_watch(self, path: Path, mask: object) -> None:
+        pass
+
+    def __aiter__(self) -> Told:
+        return self
+
+    async def __anext__(self) -> SimpleNamespace:
+        return await Told.events.get()
+
+
+async def test_an_overflow_means_a_sweep(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the kernel could not keep all events, everything is looked at at once, even amid other work."""
+    monkeypatch.setattr(pickup_module, "Inotify", Told)
+    await bench.start()
+    (bench.top / "a.eml").write_bytes(MAIL)
+    Told.events.put_nowait(SimpleNamespace(name=None, watch=None, mask=0))
+    await until(lambda: bench.queued == ["a.eml"])
+    await until(lambda: bench.clock.waiting)
+    taken = bench.queue.take
+
+    def overflow_meanwhile(*arguments: Any, **keys: Any) -> Any:
+        (bench.top / "c.eml").write_bytes(MAIL)
+        asyncio.run_coroutine_threadsafe(overflow(), loop).result()
+        return taken(*arguments, **keys)
+
+    async def overflow() -> None:
+        Told.events.put_nowait(SimpleNamespace(name=None, watch=None, mask=0))
+        await asyncio.sleep(0.01)
+
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(bench.queue, "take", overflow_meanwhile)
+    (bench.top / "b.eml").write_bytes(MAIL)
+    Told.events.put_nowait(SimpleNamespace(name=None, watch=None, mask=0))
+    await until(lambda: "c.eml" in bench.queued)
+
+
+async def test_a_message_with_a_sidecar(bench: Bench) -> None:
+    """The sidecar is the envelope, and is gone with the claim; in new/ as at the top, for NAME and NAME.eml."""
+    for name, sidecar in (("a.eml", "a"), ("b.EML", "b"), ("c.eml", "c.eml"), ("new/d", "new/d")):
+        (bench.top / f"{sidecar}.env.json").write_bytes(SIDECAR)
+        (bench.top / name).write_bytes(MAIL)
+    await bench.start()
+    assert sorted(bench.queued) == ["a.eml", "b.EML", "c.eml", "d"]
+    assert {one["rule"] for one in bench.said["message_queued"]} == {"sidecar"}
+    assert not [path for path in bench.tree() if path.startswith("pickup")]
+    await bench.reopen()
+    message = await claimed(bench.queue)
+    assert message.envelope.sender == "bounce@example.com"
+    assert message.envelope.recipients == ("side@example.org",)
+
+
+# -- hostile and strange entries ---------------------------------------------------------------------------------
+
+
+def link_to(target: str) -> Callable[[Path], object]:
+    return lambda path: path.symlink_to(target)
+
+
+def socket_at(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as one:
+        os.chdir(path.parent)  # a socket's path is short
+        try:
+            one.bind(path.name)
+        finally:
+            os.chdir("/")
+
+
+def sparse(path: Path) -> None:
+    with path.open("wb") as file:
+        file.write(MAIL)
+        file.truncate(2 << 30)
+
+
+def three_names(path: Path) -> None:
+    path.write_bytes(MAIL)
+    os.link(path, path.with_name("one"))
+    os.link(path, path.with_name("two"))
+
+
+def beside(make: Callable[[Path], object]) -> Callable[[Path], object]:
+    def both(path: Path) -> None:
+        make(path.with_suffix(".env.json"))
+        path.write_bytes(MAIL)
+
+    return both
+
+
+def foreign(path: Path) -> None:
+    path.write_bytes(SIDECAR)
+    os.chown(path, 65534, 65534)
+
+
+def linked_sidecar(path: Path) -> None:
+    path.write_bytes(SIDECAR)
+    os.link(path, path.with_name("another"))
+
+
+def foreign_folder(path: Path) -> None:
+    path.mkdir()
+    (path / "inside.eml").write_bytes(MAIL)
+
+
+STAYS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "link to a secret": (link_to("/etc/shadow"), "symbolic link"),
+    "dangling link": (link_to("nowhere"), "symbolic link"),
+    "link to itself": (link_to("x.eml"), "symbolic link"),
+    "link to /dev/zero": (link_to("/dev/zero"), "symbolic link"),
+    "FIFO": (lambda path: os.mkfifo(path), "FIFO"),
+    "socket": (socket_at, "socket"),
+    "folder": (foreign_folder, "folder"),
+    "three names": (three_names, "3 names"),
+    "2 GB of nothing": (sparse, "more than max_message_size"),
+    "sidecar is a link": (beside(link_to("/etc/passwd")), "sidecar"),
+    "sidecar is a folder": (beside(lambda path: path.mkdir()), "sidecar"),
+    "sidecar is a FIFO": (beside(lambda path: os.mkfifo(path)), "sidecar"),
+    "sidecar has two names": (beside(linked_sidecar), "sidecar"),
+}
+if ROOT:
+    STAYS["device"] = (lambda path: os.mknod(path, 0o020666, os.makedev(1, 5)), "character device")
+    STAYS["sidecar of another owner"] = (beside(foreign), "sidecar")
+
+
+@pytest.mark.parametrize("kind", STAYS)
+async def test_what_must_not_be_taken_stays(bench: Bench, kind: str) -> None:
+    """It is neither followed, opened, moved nor deleted; that is said once and counted; the others are taken."""
+    make, reason = STAYS[kind]
+    make(bench.top / "x.eml")
+    before = bench.tree()
+    (bench.top / "good.eml").write_bytes(MAIL)
+    await bench.start()
+    for name in ("y.eml", "z.eml", "zz.eml"):
+        (bench.top / name).write_bytes(MAIL)
+        await bench.passes()
+    assert bench.queued == ["good.eml", "y.eml", "z.eml", "zz.eml"]
+    (said,) = bench.said["pickup_refused"]
+    assert said["file"] == "x.eml"
+    assert reason in said["reason"]
+    assert said["hint"]
+    assert bench.loop.refused == 1
+    assert before <= bench.tree()
+    (bench.top / "x.eml").rename(bench.directory / "away")
+    await bench.passes()
+    assert bench.loop.refused == 0
+
+
+def files(data: bytes) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(data)
+
+
+FAILS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "empty": (files(b""), "empty"),
+    "binary": (files(bytes(range(256)) * 100), ""),
+    "zeros": (files(bytes(100_000)), ""),
+    "NUL in the header": (files(b"From: a@example.com\nTo: b\0@example.org\n\n"), "NUL"),
+    "a header of 10 MB": (files(b"From: a@example.com\nTo: b@example.org\n" + b"X: y\n" * 2_000_000), "header"),
+    "one line of 10 MB": (files(b"From: a@example.com\nX: " + b"y" * 10_000_000), "header"),
+    "nobody to send to": (files(b"From: a@example.com\n\nhello\n"), ""),
+    "UTF-16": (files(MAIL.decode().encode("utf-16")), "UTF-16"),
+    "sidecar is no JSON": (beside(files(b"{mail_from}")), "sidecar"),
+    "sidecar is empty": (beside(files(b"")), "sidecar"),
+    "sidecar is huge": (beside(files(b" " * (2 << 20) + SIDECAR)), "sidecar"),
+    "sidecar is brackets": (beside(files(b"[" * 100_000)), "sidecar"),
+    "sidecar knows more": (beside(files(b'{"mail_from": "", "rcpt_to": ["a@example.org"], "bcc": []}')), "bcc"),
+}
+
+
+@pytest.mark.parametrize("kind", FAILS)
+async def test_what_can_never_be_sent_fails(bench: Bench, kind: str) -> None:
+    """It goes to failed/ with the reason, once, bytes unchanged; the others are taken."""
+    make, reason = FAILS[kind]
+    make(bench.top / "x.eml")
+    data = (bench.top / "x.eml").read_bytes()
+    (bench.top / "good.eml").write_bytes(MAIL)
+    await bench.start()
+    await bench.passes()
+    assert bench.queued == ["good.eml"]
+    (said,) = bench.said["message_failed"]
+    assert (said["file"], said["reason"]) == ("x.eml", "unreadable")
+    (entry,) = await entries(bench.queue, failed=True)
+    assert entry.message.queue_id == said["queue_id"]
+    assert reason in entry.reason == said["response"].text
+    assert entry.file == "x.eml"
+    assert (bench.directory / "failed" / f"{said['queue_id']}.eml").read_bytes() == data
+    assert bench.refused == []
+
+
+ACCEPTED: dict[str, tuple[bytes, bytes]] = {
+    "a newline": (b"a\nmessage.queued.eml", MAIL),
+    "no UTF-8": (b"a\xff\xfe.eml", MAIL),
+    "ESC": (b"a\x1b[31m.eml", MAIL),
+    "a blank": (b" .eml", MAIL),
+    "the longest name": (b"n" * 251 + b".eml", MAIL),
+    "right to left": ("a\u202elme.eml".encode(), MAIL),
+    "a line of 100,000 characters": (b"line.eml", MAIL + b"x" * 100_000),
+    "NUL in the body": (b"nul.eml", MAIL + b"\0\0"),
+    "bare CR": (b"cr.eml", MAIL.replace(b"\n", b"\r")),
+    "no final newline": (b"end.eml", MAIL[:-1]),
+}
+
+
+@pytest.mark.parametrize("kind", ACCEPTED)
+async def test_what_is_only_strange_is_taken(bench: Bench, kind: str) -> None:
+    """Names and lines that nobody expects are taken like any other, by sweep and by event, and read again later."""
+    name, data = ACCEPTED[kind]
+    path = os.fsencode(bench.top) + b"/" + name
+    for number in (1, 2):
+        (bench.top / "part").write_bytes(data)
+        os.rename(os.fsencode(bench.top / "part"), path)
+        if number == 1:
+            await bench.start()
+        await until(lambda number=number: len(bench.queued) == number)  # type: ignore[misc]
+    assert bench.queued == [os.fsdecode(name)] * 2
+    assert bench.refused == bench.failed == []
+    await bench.reopen()
+    assert len(await entries(bench.queue)) == 2
+    assert (await claimed(bench.queue)).size == len(data)
+
+
+BLOCK = b"X-Sender: block@example.com\nX-Receiver: block@example.org\n" + MAIL
+
+
+@pytest.mark.parametrize(("rule", "recipient"), [("headers", "rcpt@example.org"), ("pickup", "block@example.org")])
+async def test_the_block_counts_where_it_is_asked_for(bench: Bench, rule: Any, recipient: str) -> None:
+    """X-Sender and X-Receiver are the envelope with `envelope = "pickup"` only, whatever the setting becomes later."""
+    bench.rules = Rules(Reading(rule))
+    bench.queue.set_reading(bench.rules.reading)
+    (bench.top / "a.eml").write_bytes(BLOCK)
+    await bench.start()
+    await bench.reopen()
+    bench.queue.set_reading(Reading("pickup" if rule == "headers" else "headers"))
+    message = await claimed(bench.queue)
+    assert message.envelope.recipients == (recipient,)
+    assert message.rule == rule
+
+
+@pytest.mark.parametrize(
+    "when", ["9999-12-31T23:59:59.9999999Z", "9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+14:00"]
+)
+async def test_a_wish_beyond_the_calendar_stops_nothing(bench: Bench, when: str) -> None:
+    """A sidecar's `not_before` at the very end of time, or before its beginning, is a message like any other."""
+    (bench.top / "a.env.json").write_bytes(SIDECAR[:-1] + f', "not_before": "{when}"}}'.encode())
+    (bench.top / "a.eml").write_bytes(MAIL)
+    (bench.top / "b.eml").write_bytes(MAIL)
+    await bench.start()
+    assert bench.queued == ["a.eml", "b.eml"]
+    await bench.reopen()
+    assert bench.queue.figures().waiting == 2
+
+
+async def test_a_refused_file_is_taken_once_it_is_put_right(bench: Bench) -> None:
+    """Whoever mends what was complained about needs to do nothing else; another reason is said again."""
+    os.mkfifo(bench.top / "a.eml")
+    await bench.start()
+    (bench.top / "a.eml").unlink()
+    (bench.top / "a.eml").mkdir()
+    await bench.passes()
+    (bench.top / "a.eml").rmdir()
+    (bench.top / "a.eml").write_bytes(MAIL)
+    await bench.passes()
+    assert [one["reason"].split(",")[0] for one in bench.said["pickup_refused"]] == ["is a FIFO", "is a folder"]
+    assert bench.queued == ["a.eml"]
+    assert bench.loop.refused == 0
+
+
+async def test_a_file_that_vanishes_is_no_trouble(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its producer may take a file away at the last moment; nobody is warned."""
+    taken = bench.queue.take
+
+    def too_late(folder: durable.Folder, name: str, *arguments: Any, **keys: Any) -> Any:
+        if name == "a.eml":
+            (bench.top / name).unlink()
+        return taken(folder, name, *arguments, **keys)
+
+    monkeypatch.setattr(bench.queue, "take", too_late)
+    for name in ("a.eml", "b.eml"):
+        (bench.top / name).write_bytes(MAIL)
+    await bench.start()
+    assert (bench.queued, bench.refused) == (["b.eml"], [])
+
+
+async def test_a_file_that_cannot_be_claimed_is_tried_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of the disk is said once, the others are taken, and the file as soon as it works."""
+    taken, broken = bench.queue.take, True
+
+    def failing(folder: durable.Folder, name: str, *arguments: Any, **keys: Any) -> Any:
+        if name == "a.eml" and broken:
+            raise OSError(errno.EIO, "Input/output error")
+        return taken(folder, name, *arguments, **keys)
+
+    monkeypatch.setattr(bench.queue, "take", failing)
+    for name in ("a.eml", "b.eml"):
+        (bench.top / name).write_bytes(MAIL)
+    await bench.start()
+    await bench.passes()
+    await bench.passes()
+    assert (bench.queued, bench.refused) == (["b.eml"], ["a.eml"])
+    broken = False
+    await bench.passes()
+    assert bench.queued == ["b.eml", "a.eml"]
+    assert bench.loop.refused == 0
+
+
+# -- a full disk -------------------------------------------------------------------------------------------------
+
+
+async def test_below_min_free_nothing_is_claimed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without room everything stays, that is said once; with room it goes on, and that is said too."""
+    free = 99
+    monkeypatch.setattr(durable, "free_space", lambda folder: free)
+    bench.rules = Rules(min_free=100)
+    (bench.top / "a.eml").write_bytes(MAIL)
+    await bench.start()
+    await bench.passes()
+    await bench.passes()
+    assert bench.queued == []
+    assert bench.said["spool_full"] == [{"free": 99, "min_free": 100, "full": True}]
+    free = 100
+    await bench.passes()
+    assert bench.queued == ["a.eml"]
+    assert bench.said["spool_full"][1:] == [{"free": 100, "min_free": 100, "full": False}]
+
+
+# -- sidecars without a message ----------------------------------------------------------------------------------
+
+
+async def test_a_sidecar_that_stays_alone_is_put_aside(bench: Bench) -> None:
+    """After 36 hours it goes to failed/, where it is listed in the log; not a minute earlier."""
+    (bench.top / "a.env.json").write_bytes(SIDECAR)
+    (bench.new / "b.env.json").write_bytes(SIDECAR)
+    await bench.start()
+    await bench.passes(ORPHANED - 60)
+    assert bench.failed == []
+    await bench.passes(60)
+    assert sorted(bench.failed) == ["a.env.json", "b.env.json"]
+    ids = [one["queue_id"] for one in bench.said["message_failed"]]
+    kept = {f"failed/{queue_id}.{ending}" for queue_id in ids for ending in ("json", "env.json")}
+    assert bench.tree() == kept
+    await bench.reopen()
+    assert bench.tree() == kept
+
+
+@pytest.mark.parametrize("name", ["a.eml", "a.EML", "a.Eml"])
+async def test_a_sidecar_whose_message_waits_is_no_orphan(bench: Bench, name: str) -> None:
+    """As long as its message stands there, refused for whatever reason, the sidecar stays: it is the envelope."""
+    (bench.top / "a.env.json").write_bytes(SIDECAR)
+    (bench.top / name).write_bytes(MAIL)
+    os.link(bench.top / name, bench.top / "one")
+    os.link(bench.top / name, bench.top / "two")
+    await bench.start()
+    await bench.passes(2 * ORPHANED)
+    (bench.top / "one").unlink()
+    (bench.top / "two").unlink()
+    await bench.passes(2 * ORPHANED)
+    assert bench.queued == [name]
+    assert (await claimed(bench.queue)).envelope.recipients == ("side@example.org",)
+
+
+async def test_an_orphan_that_cannot_be_moved_stops_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk keeps it where it is, which is said once, and the messages are taken all the same."""
+
+    def full(*arguments: Any, **keys: Any) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (bench.top / "a.env.json").write_bytes(SIDECAR)
+    monkeypatch.setattr(bench.queue, "refuse", full)
+    await bench.start()
+    await bench.passes(ORPHANED)
+    (bench.top / "b.eml").write_bytes(MAIL)
+    await bench.passes()
+    assert (bench.queued, bench.refused) == (["b.eml"], ["a.env.json"])
+    assert "pickup/a.env.json" in bench.tree()
+
+
+def test_the_rules_are_what_is_configured(desk: Desk) -> None:
+    """`settle` and `max_message_size` are taken from the rules."""
+    desk.examiner.rules = replace(desk.examiner.rules, settle=0.0)
+    assert isinstance(desk.look(), Ready)
+    desk.examiner.rules = replace(desk.examiner.rules, max_message_size=len(MAIL) - 1)
+    assert isinstance(desk.look(), Refused)

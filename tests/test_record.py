@@ -1,0 +1,144 @@
+"""ID.json: what is written can be read again, and what cannot be read says why."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mailrelayd.outbound import record
+from mailrelayd.outbound.record import FORMAT, Claim, Record, RecordError
+from mailrelayd.outbound.values import Envelope, Progress, RecipientRecord, Response, Stage, Status
+
+MOMENTS = st.one_of(st.just(0.0), st.integers(1, 250_000_000_000).map(float))
+TEXTS = st.text(st.characters(codec=None), max_size=20)  # surrogates too: bytes of names that are not UTF-8
+OUTCOMES = st.builds(
+    RecipientRecord,
+    status=st.sampled_from(Status),
+    response=st.builds(Response, st.sampled_from(Stage), st.integers(0, 599), TEXTS, TEXTS),
+    attempts=st.integers(0, 10_000),
+    at=MOMENTS,
+    next_attempt=MOMENTS,
+    reason=TEXTS,
+)
+RECORDS = st.builds(
+    Record,
+    queue_id=TEXTS,
+    revision=st.integers(1, 10_000),
+    rule=TEXTS,
+    envelope=st.none() | st.builds(Envelope, TEXTS, st.lists(TEXTS, max_size=4).map(tuple)),
+    progress=st.builds(
+        Progress,
+        arrived_at=MOMENTS,
+        recipients=st.dictionaries(TEXTS, OUTCOMES, max_size=4),
+        not_before=MOMENTS,
+        changed=st.integers(0, 3),
+        excused_at=MOMENTS,
+    ),
+    hold=st.booleans(),
+    reason=TEXTS,
+    detail=TEXTS,
+    file=TEXTS,
+    claim=st.none() | st.builds(Claim, TEXTS, TEXTS, st.integers(0, 1 << 64), st.integers(0, 1 << 63)),
+)
+RECORD = Record(
+    "a" * 16,
+    3,
+    "sidecar",
+    Envelope("a@example.com", ("b@example.org",)),
+    Progress(
+        1_800_000_000.0,
+        {"b@example.org": RecipientRecord(Status.DEFERRED, Response(Stage.RCPT, 450, "4.2.0", "later"), 1, 1.0, 2.0)},
+    ),
+    claim=Claim("", "x.env.json", 4711, 1_800_000_000_000_000_001),
+)
+
+
+@settings(deadline=None)
+@given(RECORDS)
+def test_what_is_written_is_read_again(entry: Record) -> None:
+    """Every record survives the way through its file, whatever bytes its names and addresses hold."""
+    data = record.encode(entry)
+    assert record.decode(data) == entry
+    assert data.isascii()
+
+
+@pytest.mark.parametrize("moment", [-1e18, -62_135_700_000.0, 253_402_300_799.9999999, 253_402_343_999.0, 1e18])
+def test_a_moment_beyond_the_calendar_is_its_end(moment: float) -> None:
+    """A time that no date can say (a sidecar may ask for it) is written as one that can, and never raises."""
+    entry = replace(RECORD, progress=Progress(1_800_000_000.0, not_before=moment))
+    read = record.decode(record.encode(entry)).progress.not_before
+    assert abs(read) <= 253_402_300_800.0
+    assert (read > 0) == (moment > 0)
+
+
+def changed(**keys: Any) -> bytes:
+    """RECORD's document with these keys; a key given as `...` is left out."""
+    document = {**json.loads(record.encode(RECORD)), **keys}
+    return json.dumps({key: value for key, value in document.items() if value is not ...}).encode()
+
+
+OUTCOME = json.loads(record.encode(RECORD))["outcomes"]["b@example.org"]
+
+DAMAGED = {
+    "empty": b"",
+    "cut": record.encode(RECORD)[:-20],
+    "binary": bytes(range(256)),
+    "zeros": bytes(4096),
+    "a list": b"[]",
+    "null": b"null",
+    "a text": b'"format"',
+    "brackets": b"[" * 200_000,
+    "a number of many digits": b'{"format": 1' + b"0" * 5000 + b"}",
+    "no format": changed(format=...),
+    "no revision": changed(revision=...),
+    "revision is infinite": changed(revision=float("inf")),
+    "revision is no number": changed(revision=float("nan")),
+    "revision is a text": changed(revision="three"),
+    "sender is a number": changed(sender=5),
+    "recipients are a text": changed(recipients="b@example.org"),
+    "a recipient is a number": changed(recipients=[5]),
+    "a time of no calendar": changed(arrived_at="2026-02-31T00:00:00+00:00"),
+    "a time is a number": changed(arrived_at=5),
+    "an outcome is a text": changed(outcomes={"b@example.org": "sent"}),
+    "outcomes are a list": changed(outcomes=["sent"]),
+    "a status nobody knows": changed(outcomes={"b@example.org": {**OUTCOME, "status": "lost"}}),
+    "a stage nobody knows": changed(outcomes={"b@example.org": {**OUTCOME, "response": {"stage": "moon"}}}),
+    "a claim is a text": changed(claim="x.env.json"),
+    "a claim without inode": changed(claim={"folder": "", "name": "x.env.json"}),
+}
+
+
+@pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED.keys())
+def test_a_damaged_record_says_so(data: bytes) -> None:
+    """Whatever is wrong with a record is a RecordError and nothing else."""
+    with pytest.raises(RecordError, match=r"^damaged record|^record format"):
+        record.decode(data)
+
+
+@pytest.mark.parametrize("version", [0, 2, 99, "2", None])
+def test_another_format_is_refused_by_name(version: object) -> None:
+    """A record of another format is refused with both numbers, even where everything else would fit."""
+    with pytest.raises(RecordError, match=rf"record format {version}, this version of mailrelayd knows {FORMAT}"):
+        record.decode(changed(format=version))
+
+
+def test_a_newer_record_may_look_entirely_different() -> None:
+    """Only the format is looked at before a record is refused as newer."""
+    with pytest.raises(RecordError, match="record format 2"):
+        record.decode(b'{"format": 2, "everything": "else"}')
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=60), st.integers(0, 2000))
+def test_no_bytes_raise_anything_else(noise: bytes, at: int) -> None:
+    """Bytes changed anywhere in a record give a record or a RecordError."""
+    data = record.encode(RECORD)
+    at = min(at, len(data))
+    with suppress(RecordError):
+        record.decode(data[:at] + noise + data[at + len(noise) :])

@@ -1,0 +1,245 @@
+"""The state table: each row at rest stays, each row that a crash left is brought to rest."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from mailrelayd import durable
+from mailrelayd.outbound import queueid, record
+from mailrelayd.outbound.record import Claim, Record
+from mailrelayd.outbound.repair import Found, repair
+from mailrelayd.outbound.stored import Reader, Reading
+from mailrelayd.outbound.values import Envelope, Progress
+
+ID = queueid.Sequence("relay1", last=0).take(1_800_000_000.0)[0]
+OTHER = queueid.Sequence("relay1", last=0).take(1_800_000_001.0)[0]
+MAIL = b"From: a@example.com\nTo: b@example.org\n\n"
+EML, JSON, ORPHAN = f"{ID}.eml", f"{ID}.json", f"{ID}.env.json"
+
+
+def written(revision: int, claim: Claim | None = None) -> bytes:
+    envelope = Envelope("a@example.com", ("b@example.org",))
+    return record.encode(Record(ID, revision, "headers", envelope, Progress(1.0), claim=claim))
+
+
+@dataclass
+class Row:
+    """Which files stand there, which after the repair, and what the queue learns: plain, record, kept or nothing."""
+
+    before: dict[str, bytes]
+    after: set[str]
+    learns: str = ""
+    same: set[str] = field(default_factory=set)  # whose bytes must not change, besides every message's
+
+
+ONE, TWO, THREE = written(1), written(2), written(3)
+NEWER, DAMAGED = b'{"format": 2}', b'{"format": 1, "revi'
+Q, F, S, P = "queue/", "failed/", "sent/", "pickup/"
+
+ROWS = {
+    # at rest
+    "nothing": Row({}, set()),
+    "not taken yet": Row({P + "a.eml": MAIL, P + "a.env.json": b"{}"}, {P + "a.eml", P + "a.env.json"}),
+    "due": Row({Q + EML: MAIL}, {Q + EML}, "plain"),
+    "deferred": Row({Q + EML: MAIL, Q + JSON: TWO}, {Q + EML, Q + JSON}, "record", {Q + JSON}),
+    "failed": Row({F + EML: MAIL, F + JSON: ONE}, {F + EML, F + JSON}, "", {F + JSON}),
+    "failed, record deleted by hand": Row({F + EML: MAIL}, {F + EML}),
+    "orphaned sidecar put aside": Row({F + ORPHAN: b"{}", F + JSON: ONE}, {F + ORPHAN, F + JSON}),
+    "sent and kept": Row({S + EML: MAIL}, {S + EML}),
+    # a claim
+    "claim: record written": Row({P + "a.eml": MAIL, Q + JSON: ONE}, {P + "a.eml"}),
+    "claim: renamed": Row({Q + EML: MAIL, Q + JSON: ONE}, {Q + EML, Q + JSON}, "record"),
+    # complete, delete
+    "complete: message removed": Row({Q + JSON: TWO}, set()),
+    "complete: message kept in sent": Row({S + EML: MAIL, Q + JSON: TWO}, {S + EML}),
+    "delete: failed message removed": Row({F + JSON: TWO}, set()),
+    # refuse
+    "refuse: record written": Row({P + "a.eml": MAIL, F + JSON: ONE}, {P + "a.eml"}),
+    # fail
+    "fail: record written": Row({Q + EML: MAIL, F + JSON: ONE}, {F + EML, F + JSON}, "", {F + JSON}),
+    "fail: record written beside another": Row(
+        {Q + EML: MAIL, Q + JSON: ONE, F + JSON: TWO}, {F + EML, F + JSON}, "", {F + JSON}
+    ),
+    "fail: moved": Row({Q + JSON: ONE, F + EML: MAIL, F + JSON: TWO}, {F + EML, F + JSON}, "", {F + JSON}),
+    # bring back
+    "retry: record written": Row(
+        {Q + JSON: THREE, F + EML: MAIL, F + JSON: TWO}, {Q + EML, Q + JSON}, "record", {Q + JSON}
+    ),
+    "retry: moved": Row({Q + EML: MAIL, Q + JSON: THREE, F + JSON: TWO}, {Q + EML, Q + JSON}, "record", {Q + JSON}),
+    "records of the same revision": Row({Q + EML: MAIL, Q + JSON: TWO, F + JSON: TWO}, {F + EML, F + JSON}),
+    # what cannot be used is kept
+    "newer record": Row({Q + EML: MAIL, Q + JSON: NEWER}, {Q + EML, Q + JSON}, "kept", {Q + JSON}),
+    "damaged record": Row({Q + EML: MAIL, Q + JSON: DAMAGED}, {Q + EML, Q + JSON}, "kept", {Q + JSON}),
+    "failed with a newer record": Row({F + EML: MAIL, F + JSON: NEWER}, {F + EML, F + JSON}, "", {F + JSON}),
+    "two records, one newer in queue": Row(
+        {Q + EML: MAIL, Q + JSON: NEWER, F + JSON: TWO}, {Q + EML, Q + JSON, F + JSON}, "kept", {Q + JSON, F + JSON}
+    ),
+    "two records, one newer in failed": Row(
+        {Q + EML: MAIL, Q + JSON: ONE, F + JSON: NEWER}, {Q + EML, Q + JSON, F + JSON}, "kept", {Q + JSON, F + JSON}
+    ),
+    "two records, one damaged, message failed": Row(
+        {Q + JSON: DAMAGED, F + EML: MAIL, F + JSON: TWO}, {Q + JSON, F + EML, F + JSON}, "", {Q + JSON, F + JSON}
+    ),
+    # leftovers
+    "unfinished writes": Row(
+        {Q + EML: MAIL, f"{Q}.tmp-{JSON}": b"{", f"{F}.tmp-{JSON}": b"", f"{S}.tmp-x": b""}, {Q + EML}, "plain"
+    ),
+    "foreign files": Row(
+        {Q + "README": b"", Q + "x.json": b"", f"{Q}{ID}.bak": b"", f"{F}{ID}.eml.orig": b"", F + "x.eml": MAIL},
+        {Q + "README", Q + "x.json", f"{Q}{ID}.bak", f"{F}{ID}.eml.orig", F + "x.eml"},
+    ),
+}
+
+
+@dataclass
+class Place:
+    """The spool's folders, and what a start makes of them."""
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        for name in ("queue", "failed", "sent", "pickup", "pickup/new"):
+            (self.path / name).mkdir()
+        self.reader = Reader(self.path, Reading())
+        self.sent = durable.Folder(self.path / "sent")
+
+    def repair(self) -> Found:
+        return repair(self.reader, self.sent, self.path)
+
+    def files(self) -> dict[str, bytes]:
+        return {str(path.relative_to(self.path)): path.read_bytes() for path in self.path.rglob("*") if path.is_file()}
+
+    def close(self) -> None:
+        self.reader.close()
+        self.sent.close()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    made = Place(tmp_path)
+    yield made
+    made.close()
+
+
+def learned(found: Found) -> str:
+    if ID in found.plain:
+        return "plain"
+    entry = found.records.get(ID)
+    return "" if entry is None else "record" if isinstance(entry, Record) else "kept"
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_every_row_comes_to_rest(place: Place, name: str) -> None:
+    """After the start exactly the expected files are left, no message's bytes have changed, and again is the same."""
+    row = ROWS[name]
+    for path, data in {**row.before, f"queue/{OTHER}.eml": MAIL}.items():
+        (place.path / path).write_bytes(data)
+    for _ in range(2):
+        found = place.repair()
+        files = place.files()
+        assert set(files) == {*row.after, f"queue/{OTHER}.eml"}
+        assert all(data == MAIL for path, data in files.items() if path.endswith(".eml"))
+        assert all(files[path] == row.before[path] for path in row.same)
+        assert learned(found) == row.learns
+        assert OTHER in found.plain
+
+
+def test_the_newest_id_counts_wherever_it_stands(place: Place) -> None:
+    """Ids go on above every message's, queued or failed."""
+    assert place.repair().newest == 0
+    (place.path / "queue" / EML).write_bytes(MAIL)
+    assert place.repair().newest == queueid.microseconds(ID)
+    (place.path / "failed" / f"{OTHER}.eml").write_bytes(MAIL)
+    assert place.repair().newest == queueid.microseconds(OTHER)
+
+
+# -- the sidecar of a claim that was cut short -------------------------------------------------------------------
+
+
+def claim_of(path: Path, below: str = "") -> Claim:
+    figures = path.stat()
+    return Claim(below, path.name, figures.st_ino, figures.st_ctime_ns)
+
+
+def untouched(path: Path) -> None:
+    pass
+
+
+def replaced(path: Path) -> None:
+    (path.parent / "next").write_text("next")
+    (path.parent / "next").rename(path)
+
+
+def rewritten(path: Path) -> None:
+    """The same inode with other content, as a file system makes it that gives the freed number out again."""
+    path.write_text("next")
+    os.utime(path, (0, 0))
+
+
+@pytest.mark.parametrize("below", ["", "new"])
+@pytest.mark.parametrize(("since", "stays"), [(untouched, False), (replaced, True), (rewritten, True)])
+def test_only_the_claimed_sidecar_is_removed(
+    place: Place, below: str, since: Callable[[Path], None], stays: bool
+) -> None:
+    """The claimed message's sidecar goes; one that took its name since is the next message's, even on its inode."""
+    path = place.path / "pickup" / below / "a.env.json"
+    path.write_text("{}")
+    (place.path / "queue" / EML).write_bytes(MAIL)
+    (place.path / "queue" / JSON).write_bytes(written(1, claim_of(path, below)))
+    since(path)
+    assert learned(place.repair()) == "record"
+    assert path.exists() == stays
+
+
+def test_a_freed_inode_is_given_out_again(place: Place) -> None:
+    """Whatever number the file system gives to the next sidecar of the same name, it is not taken for the old one."""
+    path = place.path / "pickup" / "a.env.json"
+    path.write_text("old")
+    (place.path / "queue" / EML).write_bytes(MAIL)
+    (place.path / "queue" / JSON).write_bytes(written(1, claim_of(path)))
+    path.unlink()
+    path.write_text("next")
+    place.repair()
+    assert path.read_text() == "next"
+
+
+def test_a_claim_that_was_not_renamed_keeps_its_sidecar(place: Place) -> None:
+    """The record goes, message and sidecar stay and are claimed again together."""
+    path = place.path / "pickup" / "a.env.json"
+    path.write_text("{}")
+    (place.path / "pickup" / "a.eml").write_bytes(MAIL)
+    (place.path / "queue" / JSON).write_bytes(written(1, claim_of(path)))
+    place.repair()
+    assert set(place.files()) == {"pickup/a.eml", "pickup/a.env.json"}
+
+
+@pytest.mark.parametrize("name", ["../../queue/x", "a\0b", "", "n" * 300])
+@pytest.mark.parametrize("folder", ["", "gone", "a\0b"])
+def test_a_strange_claim_stops_nothing(place: Place, name: str, folder: str) -> None:
+    """A record whose claim leads nowhere is a record like any other."""
+    document = json.loads(written(1, Claim("", "x", 1, 1)))
+    document["claim"].update(name=name, folder=folder)
+    (place.path / "queue" / EML).write_bytes(MAIL)
+    (place.path / "queue" / JSON).write_text(json.dumps(document))
+    assert learned(place.repair()) == "record"
+
+
+# -- what is no file ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["queue", "failed"])
+def test_a_record_that_is_no_file_keeps_its_message(place: Place, where: str) -> None:
+    """A link or a folder in a record's place is not followed; its message stays, and the start goes on."""
+    (place.path / "queue" / EML).write_bytes(MAIL)
+    (place.path / "queue" / JSON).write_bytes(ONE)
+    (place.path / where / JSON).unlink(missing_ok=True)
+    (place.path / where / JSON).symlink_to("/etc/passwd")
+    assert learned(place.repair()) == "kept"
+    assert (place.path / "queue" / EML).exists()
+    assert (place.path / where / JSON).is_symlink()

@@ -1,0 +1,910 @@
+"""The directory behind the queue: the contract, every crash, a failing disk, and a hundred thousand messages."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from mailrelayd import durable
+from mailrelayd.outbound import queueid
+from mailrelayd.outbound.queue import Place, Verb
+from mailrelayd.outbound.record import Claim
+from mailrelayd.outbound.spool import Spool
+from mailrelayd.outbound.stored import stamp_of
+from mailrelayd.outbound.values import Envelope, Progress, QueuedMessage, Status
+from tests.manual_clock import ManualClock
+from tests.queue_contract import (
+    QueueContract,
+    QueueMachine,
+    claim,
+    claim_all,
+    claimed,
+    complete,
+    defer,
+    entries,
+    fail,
+    outcome,
+    until,
+)
+
+NODE = "relay1"
+
+
+class Crash(BaseException):
+    """The process is dead: from here on it does nothing to the disk."""
+
+
+class Disk:
+    """Stands in for the module `os` inside `durable`: counts what changes the disk, and fails where it is told.
+
+    What is not synced is not lost here: a process that dies leaves everything to the kernel.
+    """
+
+    def __init__(self) -> None:
+        self.disarm()
+
+    def disarm(self) -> None:
+        self.steps: list[str] = []
+        self._at, self._times = 0, 0
+        self._error: Callable[[], BaseException] = Crash
+        self.hits = 0
+
+    def arm(self, at: int, error: Callable[[], BaseException] = Crash, *, times: int = 1) -> None:
+        """Fail at the `at`-th step from now, and at `times` of them in a row; a crash is for ever."""
+        self.disarm()
+        self._at, self._error, self._times = at, error, times
+
+    def _step(self, name: str) -> None:
+        self.steps.append(name)
+        if self._at and len(self.steps) >= self._at and (self._error is Crash or self.hits < self._times):
+            self.hits += 1
+            raise self._error()
+
+    def open(self, path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        if flags & os.O_CREAT:
+            self._step("create")
+        return os.open(path, flags, mode, dir_fd=dir_fd)
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(os, name)
+        if name not in ("write", "pwrite", "rename", "unlink", "fsync", "fdatasync"):
+            return real
+
+        def step(*arguments: Any, **keys: Any) -> Any:
+            self._step(name)
+            if name in ("fsync", "fdatasync"):  # the slow part is left out; a closed descriptor is found all the same
+                os.fstat(*arguments)
+                return None
+            return real(*arguments, **keys)
+
+        return step
+
+
+@pytest.fixture(autouse=True)
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    made = Disk()
+    monkeypatch.setattr(durable, "os", made)
+    return made
+
+
+@dataclass
+class Reports:
+    """What the spool said that nobody asked for."""
+
+    troubles: list[tuple[str, str]] = field(default_factory=list)
+    lost: list[tuple[str, str]] = field(default_factory=list)
+
+    def trouble(self, doing: str, error: OSError) -> None:
+        self.troubles.append((doing, error.strerror or str(error)))
+
+    def unreadable(self, queue_id: str, reason: str) -> None:
+        self.lost.append((queue_id, reason))
+
+
+class SpoolBench:
+    """A spool in a directory, with a pickup folder beside it as the daemon has it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.clock = ManualClock()
+        self.report = Reports()
+        self.queue: Spool
+        self._opened = False
+        for name in ("pickup", "pickup/new"):
+            (directory / name).mkdir(exist_ok=True)
+        self.pickup = durable.Folder(directory / "pickup")
+        self._number = 0
+
+    async def reopen(self) -> None:
+        await self.end()
+        self.queue = Spool(self.directory, node=NODE, clock=self.clock, report=self.report)
+        self._opened = True
+        await self.queue.open_up()
+
+    async def end(self) -> None:
+        """The process is gone."""
+        if self._opened:
+            self._opened = False
+            self.queue.close()
+
+    async def close(self) -> None:
+        await self.end()
+        self.pickup.close()
+
+    async def pausing(self, task: asyncio.Task[None], times: int = 1) -> None:
+        """Until the task has ended or waits for the disk, for the `times`-th time."""
+        await until(lambda: task.done() or (self.clock.waiting and len(self.clock.pauses) >= times))
+
+    def wake(self) -> None:
+        self.queue.wake()
+
+    def strict_order(self) -> None:
+        self.queue.strict_order = True
+
+    def drop(self, name: str = "a", body: bytes = b"") -> str:
+        """A message in the pickup folder; its name there."""
+        self._number += 1
+        file = f"{self._number}-{name}.eml"
+        text = f"From: sender@example.com\nTo: {name}@example.org\n\n{name}\n".encode()
+        (self.directory / "pickup" / file).write_bytes(text + body)
+        return file
+
+    def drop_sidecar(self, file: str) -> Claim:
+        """A sidecar for it; as the pickup would name it."""
+        path = self.directory / "pickup" / (file.removesuffix(".eml") + ".env.json")
+        path.write_text('{"mail_from": "", "rcpt_to": ["secret@example.org"]}')
+        figures = path.stat()
+        return Claim("", path.name, figures.st_ino, figures.st_ctime_ns)
+
+    def take(self, file: str, *, sidecar: Claim | None = None, not_before: float = 0.0) -> str:
+        """Claim it as the pickup does; its queue id."""
+        name = file.removesuffix(".eml").split("-")[-1]
+        recipient = "secret@example.org" if sidecar else f"{name}@example.org"
+        queue_id = self.queue.new_id()
+        progress = Progress(queueid.arrived_at(queue_id), not_before=not_before)
+        size = (self.directory / "pickup" / file).stat().st_size
+        rule = "sidecar" if sidecar else "headers"
+        message = QueuedMessage(queue_id, Envelope("sender@example.com", (recipient,)), progress, size, rule)
+        self.queue.arrived(message, self.queue.take(self.pickup, file, message, file=file, sidecar=sidecar))
+        return queue_id
+
+    async def put(self, name: str = "a", *, not_before: float = 0.0) -> str:
+        return self.take(self.drop(name), not_before=not_before)
+
+    def tree(self) -> set[str]:
+        """Every file, except the lock."""
+        paths = (path for path in self.directory.rglob("*") if not path.is_dir() or path.is_symlink())
+        return {str(path.relative_to(self.directory)) for path in paths} - {"lock"}
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[SpoolBench]:
+    made = SpoolBench(tmp_path)
+    await made.reopen()
+    yield made
+    await made.close()
+
+
+class TestQueue(QueueContract):
+    """The contract, on disk."""
+
+
+class SpoolMachine(QueueMachine):
+    """Random histories, on disk."""
+
+    def make(self) -> SpoolBench:
+        self._directory = Path(tempfile.mkdtemp(prefix="mr-queue-"))
+        return SpoolBench(self._directory)
+
+    def teardown(self) -> None:
+        try:
+            super().teardown()
+        finally:
+            if hasattr(self, "_directory"):
+                shutil.rmtree(self._directory)
+
+
+TestHistories = SpoolMachine.TestCase
+TestHistories.settings = settings(
+    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+)
+
+# -- every crash -------------------------------------------------------------------------------------------------
+
+
+async def nothing(bench: SpoolBench) -> None:
+    return None
+
+
+async def drop(bench: SpoolBench) -> None:
+    bench.drop()
+
+
+async def drop_with_sidecar(bench: SpoolBench) -> None:
+    bench.drop_sidecar(bench.drop())
+
+
+async def put(bench: SpoolBench) -> None:
+    await bench.put()
+
+
+async def put_deferred(bench: SpoolBench) -> None:
+    await bench.put()
+    await defer(bench.queue, await claimed(bench.queue), bench.clock.now())
+
+
+async def put_failed(bench: SpoolBench) -> None:
+    await bench.put()
+    await fail(bench.queue, await claimed(bench.queue))
+
+
+async def put_with_sidecar(bench: SpoolBench) -> None:
+    await take_with_sidecar_after(bench, drop_with_sidecar)
+
+
+async def take_with_sidecar_after(bench: SpoolBench, before: Callable[[SpoolBench], Coroutine[Any, Any, None]]) -> None:
+    await before(bench)
+    await take_with_sidecar(bench)
+
+
+async def take(bench: SpoolBench) -> None:
+    bench.take("1-a.eml")
+
+
+async def take_later(bench: SpoolBench) -> None:
+    bench.take("1-a.eml", not_before=bench.clock.now() + 60)
+
+
+async def take_with_sidecar(bench: SpoolBench) -> None:
+    figures = (bench.directory / "pickup" / "1-a.env.json").stat()
+    bench.take("1-a.eml", sidecar=Claim("", "1-a.env.json", figures.st_ino, figures.st_ctime_ns))
+
+
+async def refuse(bench: SpoolBench) -> None:
+    bench.queue.refuse(bench.pickup, "1-a.eml", file="1-a.eml", detail="nobody can read it")
+
+
+async def refuse_orphan(bench: SpoolBench) -> None:
+    bench.queue.refuse(bench.pickup, "1-a.env.json", file="1-a.env.json", detail="alone", orphan=True)
+
+
+async def do_complete(bench: SpoolBench) -> None:
+    await complete(bench.queue, await claimed(bench.queue))
+
+
+async def do_complete_kept(bench: SpoolBench) -> None:
+    bench.queue.keep_sent = 60
+    await complete(bench.queue, await claimed(bench.queue))
+
+
+async def do_defer(bench: SpoolBench) -> None:
+    await defer(bench.queue, await claimed(bench.queue), bench.clock.now())
+
+
+async def do_fail(bench: SpoolBench) -> None:
+    await fail(bench.queue, await claimed(bench.queue))
+
+
+async def do_bring_back(bench: SpoolBench) -> None:
+    (entry,) = await entries(bench.queue, failed=True)
+    assert await bench.queue.bring_back(entry.message.queue_id, outcome(entry.message, Status.DEFERRED, 1.0))
+
+
+def verb(which: Verb, *, failed: bool = False) -> Callable[[SpoolBench], Coroutine[Any, Any, None]]:
+    async def change(bench: SpoolBench) -> None:
+        (entry,) = await entries(bench.queue, failed=failed)
+        (answer,) = (await bench.queue.change(which, [entry.message.queue_id])).values()
+        if answer:
+            raise OSError(answer)
+
+    return change
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What stands there before, what is done, and where the message is before and after: see `standing`."""
+
+    before: Callable[[SpoolBench], Coroutine[Any, Any, None]]
+    act: Callable[[SpoolBench], Coroutine[Any, Any, None]]
+    was: str
+    becomes: str
+    settles: bool = False  # repeated until it works
+
+
+OPERATIONS = {
+    "claim": Operation(drop, take, "pickup", "queue a 0"),
+    "claim for later": Operation(drop, take_later, "pickup", "queue a 0"),
+    "claim with sidecar": Operation(drop_with_sidecar, take_with_sidecar, "pickup + sidecar", "queue secret 0"),
+    "refuse": Operation(drop, refuse, "pickup", "failed unreadable"),
+    "refuse an orphan": Operation(drop_with_sidecar, refuse_orphan, "pickup + sidecar", "pickup + failed sidecar"),
+    "complete": Operation(put, do_complete, "queue a 0", "gone", settles=True),
+    "complete with record": Operation(put_deferred, do_complete, "queue a 1", "gone", settles=True),
+    "complete with sidecar's record": Operation(put_with_sidecar, do_complete, "queue secret 0", "gone", settles=True),
+    "complete and keep": Operation(put, do_complete_kept, "queue a 0", "sent", settles=True),
+    "complete with record and keep": Operation(put_deferred, do_complete_kept, "queue a 1", "sent", settles=True),
+    "defer": Operation(put, do_defer, "queue a 0", "queue a 1", settles=True),
+    "defer again": Operation(put_deferred, do_defer, "queue a 1", "queue a 2", settles=True),
+    "fail": Operation(put, do_fail, "queue a 0", "failed a 1", settles=True),
+    "fail with record": Operation(put_deferred, do_fail, "queue a 1", "failed a 2", settles=True),
+    "bring back": Operation(put_failed, do_bring_back, "failed a 1", "queue a 2", settles=True),
+    "retry": Operation(put_failed, verb(Verb.RETRY, failed=True), "failed a 1", "queue a 0"),
+    "delete": Operation(put_deferred, verb(Verb.DELETE), "queue a 1", "gone"),
+    "delete a failed one": Operation(put_failed, verb(Verb.DELETE, failed=True), "failed a 1", "gone"),
+    "hold": Operation(put, verb(Verb.HOLD), "queue a 0", "hold a 0"),
+    "hold a deferred one": Operation(put_deferred, verb(Verb.HOLD), "queue a 1", "hold a 1"),
+}
+
+
+async def standing(bench: SpoolBench) -> str:
+    """Where the one message stands, for whom and after how many tries; fails where anything is lost or left over."""
+    tree = bench.tree()
+    messages = {path.split("/")[0] for path in tree if path.endswith(".eml")}
+    assert len([path for path in tree if path.endswith(".eml")]) <= 1, tree
+    assert not [path for path in tree if durable.TEMPORARY in path], tree
+    for path in tree:
+        if path.endswith(".json") and not path.startswith("pickup") and not path.endswith(".env.json"):
+            stem = path.removesuffix(".json")
+            assert {f"{stem}.eml", f"{stem}.env.json"} & tree, tree
+    sidecars = sorted(path.split("/")[0] for path in tree if path.endswith(".env.json"))
+    if messages & {"queue", "failed"}:
+        (entry,) = [*await entries(bench.queue), *await entries(bench.queue, failed=True)]
+        tries = max((one.attempts for one in entry.message.progress.recipients.values()), default=0)
+        assert sidecars == []
+        if entry.reason == "nobody can read it":
+            return "failed unreadable"
+        (recipient,) = entry.message.envelope.recipients
+        place = {Place.FAILED: "failed", Place.HOLD: "hold"}.get(entry.place, "queue")
+        return f"{place} {recipient.split('@')[0]} {tries}"
+    where = messages.pop() if messages else "gone"
+    return where + {"pickup": " + sidecar", "failed": " + failed sidecar", "": ""}["".join(sidecars)]
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+async def test_a_crash_at_any_step_leaves_the_message_in_one_place(tmp_path: Path, disk: Disk, name: str) -> None:
+    """Killed at each step, and killed again at each step of the repair: before or after, never neither or both."""
+    operation = OPERATIONS[name]
+    seen: list[str] = []
+    step, done = 0, False
+    while not done:
+        step += 1
+        repair_step, repaired = 0, False
+        while not repaired:
+            directory = tmp_path / f"{step}-{repair_step}"
+            directory.mkdir()
+            disk.disarm()
+            bench = SpoolBench(directory)
+            await bench.reopen()
+            await operation.before(bench)
+            disk.arm(step)
+            done = True
+            try:
+                await operation.act(bench)
+            except Crash:
+                done = False
+            disk.arm(repair_step)
+            try:
+                await bench.reopen()
+            except Crash:
+                disk.disarm()
+                await bench.reopen()
+                repair_step += 1
+            else:
+                repaired = repair_step > 0 or not disk.steps
+                repair_step += 1
+                disk.disarm()
+            seen.append(await standing(bench))
+            await bench.close()
+    assert seen[0] == operation.was
+    assert seen[-1] == operation.becomes
+    assert sorted(seen, key=[operation.was, operation.becomes].index) == seen, "from before to after, and never back"
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize("name", [name for name, operation in OPERATIONS.items() if operation.settles])
+async def test_settling_is_repeated_until_it_is_on_disk(tmp_path: Path, disk: Disk, name: str, code: int) -> None:
+    """A disk that fails at any step is waited for, loudly; then it is as if it never had, in memory and on disk."""
+    operation = OPERATIONS[name]
+    step, failed_once = 0, True
+    while failed_once:
+        step += 1
+        directory = tmp_path / str(step)
+        directory.mkdir()
+        bench = SpoolBench(directory)
+        await bench.reopen()
+        await operation.before(bench)
+        disk.arm(step, lambda: OSError(code, os.strerror(code)))
+        task = asyncio.create_task(operation.act(bench))
+        await bench.pausing(task)
+        bench.clock.advance(1)
+        await task
+        failed_once = disk.hits > 0
+        assert len(bench.report.troubles) == failed_once
+        disk.disarm()
+        due = operation.becomes.startswith("queue")
+        assert bench.queue.figures().waiting == due
+        assert bench.queue.figures().in_flight == 0
+        assert await standing(bench) == operation.becomes
+        await bench.reopen()
+        assert await standing(bench) == operation.becomes
+        assert bench.queue.figures().waiting == due
+        await bench.close()
+
+
+@pytest.mark.parametrize("name", [name for name, operation in OPERATIONS.items() if not operation.settles])
+async def test_what_is_not_repeated_is_done_or_refused(tmp_path: Path, disk: Disk, name: str) -> None:
+    """With an error at any step the message stands in one place, which memory knows, and nothing is left over."""
+    operation = OPERATIONS[name]
+    step, failed_once = 0, True
+    while failed_once:
+        step += 1
+        directory = tmp_path / str(step)
+        directory.mkdir()
+        bench = SpoolBench(directory)
+        await bench.reopen()
+        await operation.before(bench)
+        before, raised = bench.tree(), False
+        disk.arm(step, lambda: OSError(errno.EIO, "Input/output error"))
+        try:
+            await operation.act(bench)
+        except OSError:
+            raised = True
+        failed_once = disk.hits > 0
+        disk.disarm()
+        waiting = bench.queue.figures().waiting
+        taken = "claim" in name or "refuse" in name
+        if taken and raised:
+            assert bench.tree() == before
+        await bench.reopen()
+        state = await standing(bench)
+        assert state in (
+            [operation.was]
+            if taken and raised
+            else [operation.becomes]
+            if taken
+            else [operation.was, operation.becomes]
+        )
+        assert waiting == bench.queue.figures().waiting or "delete" in name
+        await bench.close()
+
+
+async def test_a_disk_that_stays_full_is_asked_ever_more_rarely(bench: SpoolBench, disk: Disk) -> None:
+    """The pauses grow to half a minute, each try is reported, and nothing false is on disk meanwhile."""
+    await bench.put()
+    message = await claimed(bench.queue)
+    disk.arm(1, lambda: OSError(errno.ENOSPC, "No space left on device"), times=8)
+    task = asyncio.create_task(defer(bench.queue, message, bench.clock.now()))
+    for number in range(8):
+        await bench.pausing(task, number + 1)
+        assert len(bench.report.troubles) == number + 1
+        assert not [path for path in bench.tree() if path.endswith(".json")]
+        assert bench.queue.figures().in_flight == 1
+        bench.clock.advance(bench.clock.pauses[-1])
+    await task
+    assert bench.clock.pauses == [1, 2, 4, 8, 16, 30, 30, 30]
+    assert bench.report.troubles == [("defer", "No space left on device")] * 8
+
+
+async def test_an_unsynced_removal_is_synced_by_the_next_try(bench: SpoolBench, disk: Disk) -> None:
+    """Where the removal worked and its fsync did not, the fsync is asked for again before anyone believes it."""
+    await bench.put()
+    message = await claimed(bench.queue)
+    disk.arm(3, lambda: OSError(errno.EIO, "Input/output error"))
+    task = asyncio.create_task(complete(bench.queue, message))
+    await until(lambda: bench.clock.waiting)
+    assert disk.steps == ["fsync", "unlink", "fsync"]
+    bench.clock.advance(1)
+    await task
+    assert disk.steps[3:] == ["unlink", "fsync"]
+
+
+async def test_a_claim_that_could_not_be_synced_is_not_forgotten(bench: SpoolBench, disk: Disk) -> None:
+    """The pickup folder is synced before anything that depends on the claim, and again where that failed."""
+    await bench.put()
+    message = await claimed(bench.queue)
+    disk.arm(1, lambda: OSError(errno.EIO, "Input/output error"), times=3)
+    task = asyncio.create_task(complete(bench.queue, message))
+    for number in range(3):
+        await bench.pausing(task, number + 1)
+        bench.clock.advance(30)
+    await task
+    assert disk.steps == ["fsync"] * 4 + ["unlink", "fsync"]
+
+
+@pytest.mark.parametrize("removed", [False, True])
+async def test_a_reload_may_close_the_pickup_folder(bench: SpoolBench, removed: bool) -> None:
+    """A claim is synced though the pickup that made it is gone, without trouble."""
+    await bench.put()
+    message = await claimed(bench.queue)
+    bench.pickup.close()
+    if removed:
+        shutil.rmtree(bench.directory / "pickup")
+    await complete(bench.queue, message)
+    assert bench.report.troubles == []
+
+
+async def test_a_cancelled_caller_does_not_stop_the_write(bench: SpoolBench) -> None:
+    """Whoever no longer waits for a deferral finds it on disk all the same."""
+    queue_id = await bench.put()
+    task = asyncio.create_task(defer(bench.queue, await claimed(bench.queue), bench.clock.now() + 60))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    await bench.reopen()
+    entry = await bench.queue.find(queue_id)
+    assert entry is not None
+    assert entry.place is Place.DEFERRED
+
+
+async def test_a_cancelled_look_at_a_message_gives_it_back(bench: SpoolBench, disk: Disk) -> None:
+    """A consumer that ends while an unreadable message waits for the full disk leaves it to the next one."""
+    queue_id = await bench.put()
+    (bench.directory / "queue" / f"{queue_id}.eml").write_bytes(b"\0")
+    disk.arm(1, lambda: OSError(errno.ENOSPC, "No space left on device"))
+    task = asyncio.create_task(claim(bench.queue))
+    await until(lambda: bench.clock.waiting)
+    task.cancel()
+    await asyncio.wait([task])
+    assert bench.queue.figures().due == 1
+    assert await claim(bench.queue) is None
+    assert [one for one, _ in bench.report.lost] == [queue_id]
+
+
+# -- ids ---------------------------------------------------------------------------------------------------------
+
+
+async def test_an_id_is_not_used_before_its_reserve_is_on_disk(bench: SpoolBench, disk: Disk) -> None:
+    """Where the reserve cannot be written no id is given out, however often it is asked for."""
+    disk.arm(1, lambda: OSError(errno.EIO, "Input/output error"), times=3)
+    for _ in range(3):
+        with pytest.raises(OSError, match="Input/output"):
+            bench.queue.new_id()
+    assert queueid.valid(bench.queue.new_id())
+
+
+@pytest.mark.parametrize("back", [0.0, 60.0, 1e6])
+async def test_ids_go_on_after_a_restart_with_the_clock_set_back(bench: SpoolBench, back: float) -> None:
+    """No id is ever given out twice, even though nothing of the messages before is left."""
+    used = []
+    for _ in range(3):
+        bench.clock.advance(7)
+        used.append(await bench.put())
+        await complete(bench.queue, await claimed(bench.queue))
+    bench.clock.wall -= back
+    await bench.reopen()
+    assert bench.queue.new_id() > max(used)
+
+
+async def test_ids_stay_above_those_that_are_there(bench: SpoolBench) -> None:
+    """A lock file that was lost does not make ids come again that stand in the folders."""
+    bench.clock.advance(1000)
+    queue_id = await bench.put()
+    await bench.end()
+    (bench.directory / "lock").write_bytes(b"rubbish")
+    bench.clock.wall -= 2000
+    await bench.reopen()
+    assert bench.queue.new_id() > queue_id
+
+
+async def test_a_second_process_is_locked_out(bench: SpoolBench) -> None:
+    """Two daemons on one spool would send everything twice."""
+    with pytest.raises(durable.LockedError):
+        Spool(bench.directory, node=NODE, clock=bench.clock, report=bench.report)
+
+
+# -- records and files that are not as they should be ------------------------------------------------------------
+
+UNUSABLE = {
+    "newer": b'{"format": 2}',
+    "damaged": b'{"format": 1, "rev',
+    "empty": b"",
+}
+
+
+@pytest.mark.parametrize("data", UNUSABLE.values(), ids=UNUSABLE.keys())
+@pytest.mark.parametrize("running", [False, True])
+async def test_an_unusable_record_keeps_its_message_untried(bench: SpoolBench, data: bytes, running: bool) -> None:
+    """It is kept, not tried and not guessed, that is said, and the others go on."""
+    bad, good = await bench.put("a"), await bench.put("b")
+    path = bench.directory / "queue" / f"{bad}.json"
+    path.write_bytes(data)
+    if not running:
+        await bench.reopen()
+    assert await claim_all(bench.queue) == [good]
+    assert [doing for doing, _ in bench.report.troubles] == [f"read {bad}"]
+    entry = await bench.queue.find(bad)
+    assert entry is not None
+    assert entry.place is Place.HOLD
+    assert "record" in entry.reason
+    assert "record" in (await bench.queue.change(Verb.RETRY, [bad]))[bad]
+    assert path.read_bytes() == data
+    path.unlink()
+    assert await bench.queue.change(Verb.RETRY, [bad]) == {bad: ""}
+    assert await claim_all(bench.queue) == [bad]
+
+
+@pytest.mark.parametrize("ending", [".eml", ".json"])
+@pytest.mark.parametrize("kind", ["folder", "link", "fifo"])
+async def test_what_is_no_file_stops_nothing(bench: SpoolBench, ending: str, kind: str) -> None:
+    """A folder, link or FIFO in the place of a queued file is kept and listed, and the others go on."""
+    bad, good = await bench.put("a"), await bench.put("b")
+    path = bench.directory / "queue" / f"{bad}{ending}"
+    path.unlink(missing_ok=True)
+    match kind:
+        case "folder":
+            path.mkdir()
+        case "link":
+            path.symlink_to("/etc/passwd")
+        case _:
+            os.mkfifo(path)
+    await bench.reopen()
+    assert await claim_all(bench.queue) == [good]
+    found = {entry.message.queue_id: entry.place for entry in await entries(bench.queue)}
+    assert found == {bad: Place.HOLD, good: Place.ACTIVE}
+
+
+FOREIGN = ["README", "x.eml", "x.json", "lost+found", ".hidden", "core", "A" * 16 + ".eml"]
+
+
+async def test_foreign_files_are_ignored(bench: SpoolBench) -> None:
+    """What the daemon did not put into its folders is neither read nor touched, and not counted."""
+    queue_id = await bench.put()
+    foreign = [*FOREIGN, f"{queue_id}.bak", f"{queue_id}.eml~", f"{queue_id}.eml.orig", queue_id]
+    for folder in ("queue", "failed", "sent"):
+        for name in foreign:
+            (bench.directory / folder / name).write_text("foreign")
+    await bench.reopen()
+    assert await claim_all(bench.queue) == [queue_id]
+    assert await entries(bench.queue, failed=True) == []
+    assert bench.queue.figures().waiting == 1
+    for folder in ("queue", "failed", "sent"):
+        assert {path.name for path in (bench.directory / folder).iterdir()} >= set(foreign)
+
+
+async def test_a_queued_file_that_cannot_be_read_fails(bench: SpoolBench) -> None:
+    """A message whose header no longer tells an envelope goes to failed/ with the reason, once."""
+    queue_id = await bench.put()
+    (bench.directory / "queue" / f"{queue_id}.eml").write_bytes(b"Subject: nobody\n\n")
+    assert await claim(bench.queue) is None
+    assert [one for one, _ in bench.report.lost] == [queue_id]
+    (entry,) = await entries(bench.queue, failed=True)
+    assert entry.reason == bench.report.lost[0][1] != ""
+    answer = (await bench.queue.change(Verb.RETRY, [queue_id]))[queue_id]
+    assert answer.startswith("still cannot be sent")
+
+
+async def test_a_message_removed_by_hand_is_forgotten(bench: SpoolBench) -> None:
+    """Whoever deletes a file from queue/ gets what they wanted, without trouble."""
+    queue_id = await bench.put()
+    (bench.directory / "queue" / f"{queue_id}.eml").unlink()
+    assert await claim(bench.queue) is None
+    assert bench.queue.figures().waiting == 0
+    assert bench.report == Reports()
+
+
+async def test_a_failed_message_without_record_is_not_stuck(bench: SpoolBench) -> None:
+    """failed/ID.eml alone, its record deleted by hand, can be retried and deleted like any other."""
+    ids = [await bench.put(name) for name in "ab"]
+    for queue_id in ids:
+        await fail(bench.queue, await claimed(bench.queue))
+        (bench.directory / "failed" / f"{queue_id}.json").unlink()
+    await bench.reopen()
+    assert await bench.queue.change(Verb.RETRY, ids[:1]) == {ids[0]: ""}
+    assert await bench.queue.change(Verb.DELETE, ids[1:]) == {ids[1]: ""}
+    assert await claim_all(bench.queue) == ids[:1]
+    assert await entries(bench.queue, failed=True) == []
+
+
+async def test_an_operator_is_told_that_the_disk_is_full(bench: SpoolBench, disk: Disk) -> None:
+    """A verb that cannot be carried out says why, for its id alone, and changes nothing."""
+    waiting, failed = await bench.put("a"), await bench.put("b")
+    message = await claimed(bench.queue)
+    await fail(bench.queue, await claimed(bench.queue))
+    bench.queue.release(message)
+    for which, queue_id in ((Verb.HOLD, waiting), (Verb.RETRY, failed)):
+        disk.arm(1, lambda: OSError(errno.ENOSPC, "No space left on device"))
+        assert "No space left" in (await bench.queue.change(which, [queue_id]))[queue_id]
+    disk.disarm()
+    await bench.reopen()
+    assert await claim_all(bench.queue) == [waiting]
+    assert [entry.message.queue_id for entry in await entries(bench.queue, failed=True)] == [failed]
+
+
+# -- claims ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_plain_claim_is_one_rename(bench: SpoolBench, disk: Disk) -> None:
+    """Nothing is written beside a message whose header tells everything; the folder is synced with what follows."""
+    bench.queue.new_id()
+    file = bench.drop()
+    disk.disarm()
+    bench.take(file)
+    assert disk.steps == ["rename"]
+
+
+@pytest.mark.parametrize("call", ["fsync", "rename"])
+async def test_a_claim_that_fails_leaves_no_record(bench: SpoolBench, disk: Disk, call: str) -> None:
+    """A file that cannot be taken over (another file system, no right) stays, however often it is tried."""
+    sidecar = bench.drop_sidecar(file := bench.drop())
+    bench.queue.new_id()
+    for _ in range(3):
+        disk.arm(5 + (call == "rename"), lambda: OSError(errno.EXDEV, "Invalid cross-device link"))
+        with pytest.raises(OSError, match="cross-device"):
+            bench.take(file, sidecar=sidecar)
+        assert disk.steps[:6][-1 if call == "rename" else 4] == call
+    assert bench.tree() == {"pickup/1-a.eml", "pickup/1-a.env.json"}
+
+
+@pytest.mark.parametrize("how", ["append", "same size", "rename only"])
+async def test_a_file_written_to_after_the_claim_is_noticed(bench: SpoolBench, how: str) -> None:
+    """Whoever keeps the file open and writes is found out before the last byte; the claim itself is no change."""
+    file = bench.drop()
+    path = bench.directory / "pickup" / file
+    with path.open("r+b") as producer:
+        queue_id = bench.queue.new_id()
+        message = QueuedMessage(queue_id, Envelope("", ("a@example.org",)), Progress(1.0), path.stat().st_size)
+        bench.queue.arrived(
+            message, bench.queue.take(bench.pickup, file, message, file=file, stamp=stamp_of(path.stat()))
+        )
+        if how != "rename only":
+            producer.seek(0, os.SEEK_END if how == "append" else os.SEEK_SET)
+            producer.write(b"From")
+            producer.flush()
+            os.utime(producer.fileno(), ns=(0, 0))
+    source = bench.queue.open(await claimed(bench.queue))
+    try:
+        assert source.unchanged() == (how == "rename only")
+    finally:
+        source.close()
+
+
+async def test_another_sidecar_of_the_same_name_survives_the_claim(bench: SpoolBench) -> None:
+    """A sidecar that took the name since the claim was read is the next message's and stays."""
+    claim_of_old = bench.drop_sidecar(file := bench.drop())
+    path = bench.directory / "pickup" / claim_of_old.name
+    (bench.directory / "pickup" / "next").write_text("{}")
+    (bench.directory / "pickup" / "next").rename(path)
+    bench.take(file, sidecar=claim_of_old)
+    assert path.read_text() == "{}"
+
+
+async def test_a_wall_clock_set_back_parks_nothing_for_long(bench: SpoolBench) -> None:
+    """A deferral that lies years ahead by the clock of today is looked at again after a day at most."""
+    await bench.put()
+    await defer(bench.queue, await claimed(bench.queue), bench.clock.now() + 60)
+    bench.clock.wall -= 10 * 365 * 86400
+    await bench.reopen()
+    task = asyncio.create_task(bench.queue.wait_due(asyncio.Event(), patience=10 * 86400))
+    await until(lambda: bench.clock.waiting)
+    assert bench.clock.pauses[-1] <= 86400
+    task.cancel()
+    await asyncio.wait([task])
+
+
+# -- sweeping ----------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_old_is_swept(bench: SpoolBench) -> None:
+    """sent/ and failed/ are emptied of what is older than is wanted, and of nothing else."""
+    bench.clock.wall = os.stat(bench.directory).st_ctime
+    bench.queue.keep_sent = 60
+    await bench.put("a")
+    await bench.put("b")
+    await complete(bench.queue, await claimed(bench.queue))
+    await fail(bench.queue, await claimed(bench.queue))
+    waiting = await bench.put("c")
+    (bench.directory / "failed" / "README").write_text("foreign")
+    assert await bench.queue.sweep(keep_failed=3600) == 0
+    bench.clock.advance(120)
+    assert await bench.queue.sweep(keep_failed=3600) == 1
+    assert len(await entries(bench.queue, failed=True)) == 1
+    bench.clock.advance(3600)
+    assert await bench.queue.sweep(keep_failed=3600) == 1
+    assert bench.tree() == {f"queue/{waiting}.eml", "failed/README"}
+
+
+# -- a hundred thousand ------------------------------------------------------------------------------------------
+
+MANY = 100_000
+MEASURE = """
+import asyncio, json, os, resource, sys, time
+from pathlib import Path
+from mailrelayd.clock import SystemClock
+from mailrelayd.outbound.pickup import Pickup, Rules
+from mailrelayd.outbound.spool import Spool
+from mailrelayd.operate import events
+
+directory, what = Path(sys.argv[1]), sys.argv[2]
+
+class Reports:
+    def trouble(self, doing, error): raise error
+    def unreadable(self, queue_id, reason): raise AssertionError(reason)
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+async def main():
+    clock = SystemClock()
+    spool = Spool(directory, node="relay1", clock=clock, report=Reports())
+    before, began = resident(), time.monotonic()
+    await spool.open_up()
+    seen = spool.figures().waiting
+    if what == "pickup":
+        events.message_queued = lambda **keys: None
+        stop = asyncio.Event()
+        pickup = Pickup(directory / "pickup", spool, Rules(), clock)
+        run = asyncio.create_task(pickup.run(stop, lambda seconds: None))
+        await spool.wait_due(stop, patience=60)
+        first = time.monotonic() - began
+        while spool.figures().waiting < int(sys.argv[3]):
+            await asyncio.sleep(0.02)
+        stop.set()
+        pickup.wake()
+        await run
+        pickup.close()
+        seen = spool.figures().waiting
+    else:
+        async for message in spool.due(asyncio.Event()):
+            first = time.monotonic() - began
+            break
+    print(json.dumps({"seen": seen, "first": first, "seconds": time.monotonic() - began, "bytes": resident() - before}))
+    spool.close()
+
+asyncio.run(main())
+"""
+
+
+def measure(directory: Path, *arguments: str) -> dict[str, float]:
+    command = [sys.executable, "-c", MEASURE, str(directory), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 0, done.stderr
+    result: dict[str, float] = json.loads(done.stdout)
+    return result
+
+
+@pytest.fixture
+def crowd(tmp_path: Path) -> Iterator[Path]:
+    """A spool with very many messages in queue/."""
+    (tmp_path / "pickup").mkdir()
+    (tmp_path / "pickup/new").mkdir()
+    queue = tmp_path / "queue"
+    queue.mkdir()
+    folder = os.open(queue, os.O_DIRECTORY)
+    sequence = queueid.Sequence(NODE, last=0)
+    for number in range(MANY):
+        name = sequence.take(1_700_000_000.0 + number)[0] + ".eml"
+        descriptor = os.open(name, os.O_WRONLY | os.O_CREAT, 0o600, dir_fd=folder)
+        os.write(descriptor, b"From: a@example.com\nTo: b@example.org\n\n")
+        os.close(descriptor)
+    os.close(folder)
+    yield tmp_path
+    shutil.rmtree(tmp_path)
+
+
+def test_a_hundred_thousand_messages(crowd: Path, record_property: Callable[[str, object], None]) -> None:
+    """With very many messages waiting the spool opens within seconds and the first is given out; so does the pickup."""
+    figures = measure(crowd, "queue")
+    assert figures["seen"] == MANY
+    assert figures["seconds"] < 10
+    assert figures["bytes"] < 60 << 20
+    (crowd / "pickup/new").rmdir()
+    (crowd / "queue").rename(crowd / "pickup/new")
+    taken = measure(crowd, "pickup", "1000")
+    assert taken["seen"] >= 1000
+    assert taken["first"] < 10
+    assert taken["bytes"] < 120 << 20
+    for name, value in (("queue", figures), ("pickup", taken)):
+        record_property(name, value)
+        print(name, value)
