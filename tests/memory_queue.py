@@ -231,8 +231,11 @@ class MemoryQueue:
             self._requeue(item)
         elif waits and verb is Verb.HOLD:
             item.due = HELD
+        elif waits and item.due == HELD:
+            return "is on hold: release it first"
         elif waits:
-            item.due = item.due if item.due == HELD else 0.0
+            item.due = 0.0
+            item.message = replace(item.message, progress=replace(item.message.progress, not_before=0.0))
         elif verb is Verb.RETRY:
             item.message = replace(
                 item.message, progress=delivery.try_again(item.message.progress, self.clock.now()), revision=1

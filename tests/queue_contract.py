@@ -121,11 +121,11 @@ ANSWERS: dict[tuple[str, Verb], tuple[str, str]] = {
     ("scheduled", Verb.HOLD): ("", "hold"),
     ("scheduled", Verb.RELEASE): ("", "deferred"),
     ("scheduled", Verb.DELETE): ("", "gone"),
-    ("held", Verb.RETRY): ("", "hold"),
+    ("held", Verb.RETRY): ("on hold", "hold"),
     ("held", Verb.HOLD): ("", "hold"),
     ("held", Verb.RELEASE): ("", "active"),
     ("held", Verb.DELETE): ("", "gone"),
-    ("held while deferred", Verb.RETRY): ("", "hold"),
+    ("held while deferred", Verb.RETRY): ("on hold", "hold"),
     ("held while deferred", Verb.HOLD): ("", "hold"),
     ("held while deferred", Verb.RELEASE): ("", "deferred"),
     ("held while deferred", Verb.DELETE): ("", "gone"),
@@ -672,7 +672,8 @@ class QueueMachine(RuleBasedStateMachine):
             return
         queue_id, one = found
         answer = self._run(self.bench.queue.change(verb, [queue_id]))[queue_id]
-        assert (answer == "") == (not failed or verb in (Verb.RETRY, Verb.DELETE))
+        applies = verb in (Verb.RETRY, Verb.DELETE) if failed else not (one.held and verb is Verb.RETRY)
+        assert (answer == "") == applies
         if verb is Verb.DELETE:
             del self._model[queue_id]
         elif failed and verb is Verb.RETRY:

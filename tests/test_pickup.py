@@ -34,6 +34,7 @@ from mailrelayd.outbound.pickup import (
     Unusable,
     is_candidate,
 )
+from mailrelayd.outbound.queue import Verb
 from mailrelayd.outbound.stored import Reading
 from tests.manual_clock import ManualClock
 from tests.queue_contract import claimed, entries, until
@@ -411,6 +412,52 @@ async def test_a_message_with_a_sidecar(bench: Bench) -> None:
     assert message.envelope.recipients == ("side@example.org",)
 
 
+async def test_a_refused_sidecar_goes_with_its_message_and_is_read_again(bench: Bench) -> None:
+    """The header never speaks in its place: `retry` sends by the mended sidecar, or says what is missing."""
+    for name in ("a", "b"):
+        (bench.top / f"{name}.env.json").write_bytes(SIDECAR.replace(b"}", b', "bcc": []}'))
+        (bench.top / f"{name}.eml").write_bytes(MAIL)
+    await bench.start()
+    assert bench.failed == ["a.eml", "b.eml"]
+    assert not [path for path in bench.tree() if path.startswith("pickup")]
+    first, second = [entry.message async for entry in bench.queue.entries(failed=True)]
+    assert first.envelope.recipients == ()
+    (answer,) = (await bench.queue.change(Verb.RETRY, [first.queue_id])).values()
+    assert "still cannot be sent: the sidecar (.env.json) is refused" in answer
+    (bench.directory / "failed" / f"{first.queue_id}.env.json").write_bytes(SIDECAR)
+    (bench.directory / "failed" / f"{second.queue_id}.env.json").unlink()
+    answers = await bench.queue.change(Verb.RETRY, [first.queue_id, second.queue_id])
+    assert answers[first.queue_id] == ""
+    assert "its sidecar b.env.json is gone: hand in both again" in answers[second.queue_id]
+    message = await claimed(bench.queue)
+    assert (message.rule, message.envelope.recipients) == ("sidecar", ("side@example.org",))
+    assert sorted(path for path in bench.tree() if path.startswith("failed")) == [
+        f"failed/{second.queue_id}.eml",
+        f"failed/{second.queue_id}.json",
+    ]
+
+
+async def test_a_file_that_meets_a_bug_stays_and_the_others_go_on(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is wrong with our code, one file must not stop the rest, and is not touched."""
+    right, bugs = Examiner.look, []
+
+    def look(self: Examiner, folder: durable.Folder, name: str, *, renamed: bool) -> Any:
+        if name == "bug.eml":
+            raise RuntimeError("boom")
+        return right(self, folder, name, renamed=renamed)
+
+    monkeypatch.setattr(Examiner, "look", look)
+    monkeypatch.setattr(events, "daemon_bug", lambda **keys: bugs.append(keys["file"]))
+    for name in ("a.eml", "bug.eml", "c.eml"):
+        (bench.top / name).write_bytes(MAIL)
+    await bench.start()
+    assert bench.queued == ["a.eml", "c.eml"]
+    assert bugs == ["bug.eml"]
+    assert (bench.top / "bug.eml").read_bytes() == MAIL
+
+
 # -- hostile and strange entries ---------------------------------------------------------------------------------
 
 
@@ -541,7 +588,7 @@ async def test_what_can_never_be_sent_fails(bench: Bench, kind: str) -> None:
     (entry,) = await entries(bench.queue, failed=True)
     assert entry.message.queue_id == said["queue_id"]
     assert reason in entry.reason == said["response"].text
-    assert entry.file == "x.eml"
+    assert entry.message.file == "x.eml"
     assert (bench.directory / "failed" / f"{said['queue_id']}.eml").read_bytes() == data
     assert bench.refused == []
 

@@ -178,7 +178,7 @@ class SpoolBench:
         size = (self.directory / "pickup" / file).stat().st_size
         rule = "sidecar" if sidecar else "headers"
         message = QueuedMessage(queue_id, Envelope("sender@example.com", (recipient,)), progress, size, rule)
-        self.queue.arrived(message, self.queue.take(self.pickup, file, message, file=file, sidecar=sidecar))
+        self.queue.arrived(message, self.queue.take(self.pickup, file, message, sidecar=sidecar))
         return queue_id
 
     async def put(self, name: str = "a", *, not_before: float = 0.0) -> str:
@@ -274,11 +274,17 @@ async def take_with_sidecar(bench: SpoolBench) -> None:
 
 
 async def refuse(bench: SpoolBench) -> None:
-    bench.queue.refuse(bench.pickup, "1-a.eml", file="1-a.eml", detail="nobody can read it")
+    bench.queue.refuse(bench.pickup, "1-a.eml", detail="nobody can read it")
+
+
+async def refuse_with_sidecar(bench: SpoolBench) -> None:
+    figures = (bench.directory / "pickup" / "1-a.env.json").stat()
+    claim = Claim("", "1-a.env.json", figures.st_ino, figures.st_ctime_ns)
+    bench.queue.refuse(bench.pickup, "1-a.eml", detail="nobody can read it", sidecar=claim)
 
 
 async def refuse_orphan(bench: SpoolBench) -> None:
-    bench.queue.refuse(bench.pickup, "1-a.env.json", file="1-a.env.json", detail="alone", orphan=True)
+    bench.queue.refuse(bench.pickup, "1-a.env.json", detail="alone", orphan=True)
 
 
 async def do_complete(bench: SpoolBench) -> None:
@@ -329,6 +335,9 @@ OPERATIONS = {
     "claim for later": Operation(drop, take_later, "pickup", "queue a 0"),
     "claim with sidecar": Operation(drop_with_sidecar, take_with_sidecar, "pickup + sidecar", "queue secret 0"),
     "refuse": Operation(drop, refuse, "pickup", "failed unreadable"),
+    "refuse with sidecar": Operation(
+        drop_with_sidecar, refuse_with_sidecar, "pickup + sidecar", "failed unreadable + sidecar"
+    ),
     "refuse an orphan": Operation(drop_with_sidecar, refuse_orphan, "pickup + sidecar", "pickup + failed sidecar"),
     "complete": Operation(put, do_complete, "queue a 0", "gone", settles=True),
     "complete with record": Operation(put_deferred, do_complete, "queue a 1", "gone", settles=True),
@@ -362,9 +371,10 @@ async def standing(bench: SpoolBench) -> str:
     if messages & {"queue", "failed"}:
         (entry,) = [*await entries(bench.queue), *await entries(bench.queue, failed=True)]
         tries = max((one.attempts for one in entry.message.progress.recipients.values()), default=0)
-        assert sidecars == []
         if entry.reason == "nobody can read it":
-            return "failed unreadable"
+            assert sidecars in ([], ["failed"])
+            return "failed unreadable" + (" + sidecar" if sidecars else "")
+        assert sidecars == []
         (recipient,) = entry.message.envelope.recipients
         place = {Place.FAILED: "failed", Place.HOLD: "hold"}.get(entry.place, "queue")
         return f"{place} {recipient.split('@')[0]} {tries}"
@@ -755,9 +765,7 @@ async def test_a_file_written_to_after_the_claim_is_noticed(bench: SpoolBench, h
     with path.open("r+b") as producer:
         queue_id = bench.queue.new_id()
         message = QueuedMessage(queue_id, Envelope("", ("a@example.org",)), Progress(1.0), path.stat().st_size)
-        bench.queue.arrived(
-            message, bench.queue.take(bench.pickup, file, message, file=file, stamp=stamp_of(path.stat()))
-        )
+        bench.queue.arrived(message, bench.queue.take(bench.pickup, file, message, stamp=stamp_of(path.stat())))
         if how != "rename only":
             producer.seek(0, os.SEEK_END if how == "append" else os.SEEK_SET)
             producer.write(b"From")

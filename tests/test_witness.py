@@ -313,6 +313,14 @@ def test_a_recipient_whose_record_says_sent_but_whom_the_server_never_saw_is_los
     ]
 
 
+def test_a_success_that_was_read_and_is_kept_as_failed_is_denied() -> None:
+    dropped = [Dropped("t1", ("ok@t",), "", "b")]
+    failed = {"t1": [{"outcomes": {"ok@t": {"status": "failed"}}}]}
+    for proof, denied in (({"acked_at": 10.1, "acked_by": "quit"}, 1), ({}, 0)):
+        evidence = Evidence([recorded(**proof)])
+        assert compare(dropped, evidence, [], failed, {}, connections=1, window=0.5).denied == denied
+
+
 def test_what_waits_is_told_from_what_is_being_written(tmp_path: Path) -> None:
     for name in ("pickup/tmp/a", "pickup/.b.eml", "pickup/new/c", "queue/d.eml", "failed/e.eml"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -40,6 +40,8 @@ F2 * failed/ID.eml + .json, older queue/ID.json   a failing after its rename -> 
 F3 * failed/ID.json, pickup/NAME                  a pickup file being refused -> O0: the record is removed
 B1 * failed/ID.eml + .json, newer queue/ID.json   a retry before its rename -> O3: the rename is done
 B2 * queue/ID.eml + .json, older failed/ID.json   a retry after its rename -> O3: the older record is removed
+F4 * failed/ID.eml + .json, sidecar in pickup     a refusal before its last step -> O4: the sidecar comes along
+X    queue/ID.json and failed/ID.json, one damaged kept and not tried: which of the two is true would be a guess
 T  * .tmp-NAME in any of our folders              an unfinished write -> removed
 ==== ============================================ ==================================================================
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import json
 import os
 import random
 import re
@@ -76,7 +77,11 @@ def compose(test_id: str, recipients: Sequence[str], chance: random.Random, size
 
 
 class Dropper:
-    """A producer. `way`: `rename` (.name -> name.eml), `maildir` (tmp/ -> new/) or `slow` (writes in place)."""
+    """A producer.
+
+    `way`: `rename` (.name -> name.eml), `maildir` (tmp/ -> new/), `sidecar` (name.env.json first, and a header that
+    tells another envelope) or `slow` (writes in place).
+    """
 
     def __init__(self, spool: Path, directory: Path, way: str = "rename", pause: float = 0.02) -> None:
         self.pickup = spool / "pickup"
@@ -90,16 +95,20 @@ class Dropper:
         if self.way == "slow":
             await self._slow(message)
         elif self.way == "maildir":
-            self._rename(message, self.pickup / "tmp" / message.test_id, self.pickup / "new" / message.test_id)
+            self._rename(message.data, self.pickup / "tmp" / message.test_id, self.pickup / "new" / message.test_id)
         else:
+            if self.way == "sidecar":
+                envelope = {"mail_from": "beside@drop.test", "rcpt_to": list(message.recipients)}
+                sidecar = self.pickup / f"{message.test_id}.env.json"
+                self._rename(json.dumps(envelope).encode(), self.pickup / f".{sidecar.name}", sidecar)
             name = f"{message.test_id}.eml"
-            self._rename(message, self.pickup / f".{name}", self.pickup / name)
+            self._rename(message.data, self.pickup / f".{name}", self.pickup / name)
 
-    def _rename(self, message: Message, first: Path, final: Path) -> None:
+    def _rename(self, data: bytes, first: Path, final: Path) -> None:
         for folder in (first.parent, final.parent):
             folder.mkdir(parents=True, exist_ok=True)
         with first.open("wb") as file:
-            file.write(message.data)
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         first.rename(final)
@@ -121,13 +130,15 @@ class Daemon:
     """The process under test: started, killed, stopped, and started again whenever it ends by itself.
 
     `inject` is strace's expression, as in "unlink:signal=KILL:when=3" or "fsync:error=EIO:when=2+". It counts per
-    thread, and each life begins anew. strace slows everything that is traced; --seccomp-bpf would help but silently
+    thread, and each life begins anew; `{life}` in it is the life's number, from 1, and after `lives_injected` lives it
+    is left alone. strace slows everything that is traced; --seccomp-bpf would help but silently
     ignores signal=KILL.
     """
 
     command: Sequence[str]
     directory: Path
     inject: str = ""
+    lives_injected: int = 10**6
     environment: dict[str, str] = field(default_factory=dict)
     lives: int = 0
     _process: asyncio.subprocess.Process | None = None
@@ -154,10 +165,11 @@ class Daemon:
 
     async def _spawn(self) -> asyncio.subprocess.Process:
         command = list(self.command)
-        if self.inject:
+        if self.inject and self.lives < self.lives_injected:
             calls = self.inject.partition(":")[0]
+            inject = self.inject.replace("{life}", str(self.lives + 1))
             trace = ["strace", "-f", "-qq", "-o", f"{self.directory}/strace.{self.lives}"]
-            command = [*trace, "-e", f"trace={calls}", "-e", f"inject={self.inject}", *command]
+            command = [*trace, "-e", f"trace={calls}", "-e", f"inject={inject}", *command]
         self.lives += 1
         with (self.directory / "daemon.log").open("ab") as log:
             return await asyncio.create_subprocess_exec(
@@ -257,6 +269,7 @@ class Campaign:
     between: tuple[float, float] = (0.05, 0.9)  # seconds a life lasts before it is killed
     daemons: int = 1
     inject: str = ""
+    lives_injected: int = 10**6
     seed: int = 0
     deadline: float = 60.0  # seconds for the queue to drain after the last kill
     rules: Sequence[Rule] = ()
@@ -283,7 +296,7 @@ class Campaign:
             write_config(config, self.spool, recorder.port, more=self.config)
             places = {"{config}": str(config), "{spool}": str(self.spool), "{port}": str(recorder.port)}
             command = [_fill(word, places) for word in self.command]
-            daemons = [Daemon(command, self.directory, self.inject) for _ in range(self.daemons)]
+            daemons = [Daemon(command, self.directory, self.inject, self.lives_injected) for _ in range(self.daemons)]
             for daemon in daemons:
                 await daemon.start()
             dropping = asyncio.create_task(self._drop(chance))
@@ -315,7 +328,10 @@ class Campaign:
                 f"{kinds[(number * self.recipients + turn) % len(kinds)]}@r{turn}.m{number}.test"
                 for turn in range(self.recipients)
             ]
-            await dropper.drop(compose(f"m{self.seed}-{number:06}", recipients, chance, self.size))
+            message = compose(f"m{self.seed}-{number:06}", recipients, chance, self.size)
+            if self.way == "sidecar":  # the header would have it go elsewhere
+                message.data = re.sub(rb"\A(From: [^\r\n]*\r?\n)To: ", rb"\1To: header@elsewhere.test, ", message.data)
+            await dropper.drop(message)
             await asyncio.sleep(pace)
 
 
@@ -334,7 +350,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--recipients", type=int, default=1)
     parser.add_argument("--addresses", default="ok", help='local parts, as in "ok reject tempfail-2"')
     parser.add_argument("--size", type=int)
-    parser.add_argument("--way", choices=("rename", "maildir", "slow"), default="rename")
+    parser.add_argument("--way", choices=("rename", "maildir", "sidecar", "slow"), default="rename")
     parser.add_argument("--pace", type=float, help="seconds between two drops; default: spread over all kills")
     parser.add_argument("--kills", type=int, default=0)
     parser.add_argument("--daemons", type=int, default=1)

@@ -49,6 +49,7 @@ class Verdict:
     dup_race: int = 0  # repeated; the client cannot have known better
     dup_window: int = 0  # repeated; killed between reading the 250 and having it on disk
     dup_calm: int = 0  # repeated without an excuse
+    denied: int = 0  # taken by the server, the 250 read, and yet kept as failed
     corrupt: int = 0  # arrived otherwise than dropped
     foreign: int = 0  # arrived, never dropped; or for a recipient nobody named
     unstable_ids: int = 0  # messages whose Message-ID is missing or changed between tries
@@ -65,7 +66,7 @@ class Verdict:
         """Whether every promise held; messages that still wait break none (see `drained`)."""
         content = self.corrupt, self.foreign, self.unstable_ids
         behaviour = self.violations, self.crashes, self.stuck
-        bad = any((self.lost, self.dup_calm, *content, *behaviour))
+        bad = any((self.lost, self.dup_calm, self.denied, *content, *behaviour))
         return not bad and self.dup_window <= self.window_allowed
 
     @property
@@ -79,6 +80,7 @@ class Verdict:
             ("lost", f"{self.lost}"),
             ("duplicates", f"race {self.dup_race}  window {self.dup_window} (at most {self.window_allowed})"),
             ("  calm", f"{self.dup_calm}"),
+            ("denied", f"{self.denied}"),
             ("content", f"corrupt {self.corrupt}  foreign {self.foreign}  unstable Message-ID {self.unstable_ids}"),
             ("violations", f"{self.violations}"),
             ("daemon", f"killed {self.kills} times  crashed {self.crashes} times  stuck {self.stuck}"),
@@ -148,6 +150,11 @@ def compare(
                 verdict.sent += 1
                 for first, second in pairwise(arrived):
                     _repeat(verdict, recipient, first, second, deaths, window)
+                if any(status(record, recipient) == "failed" for record in failed.get(original.test_id, [])) and any(
+                    _known(message, deaths, window) for message in arrived
+                ):
+                    verdict.denied += 1
+                    verdict.details.append(f"denied: {original.test_id} for {recipient}: sent, and kept as failed")
             elif _holds(failed, original.test_id, recipient):
                 verdict.failed += 1
             elif _holds(queued, original.test_id, recipient):
@@ -194,6 +201,13 @@ def classify(first: Recorded, second: Recorded, deaths: Sequence[Death], window:
     if any(first.at <= death.at <= second.at and death.at - first.acked_at <= window for death in deaths):
         return "window"
     return "calm"
+
+
+def _known(message: Recorded, deaths: Sequence[Death], window: float) -> bool:
+    """Whether the client has read an honest 250 for it and had the time to write that down."""
+    if message.answer != "250" or message.acked_at is None or message.acked_by == "group":
+        return False
+    return not any(message.at <= death.at <= message.acked_at + window for death in deaths)
 
 
 def difference(original: Dropped, arrived: Recorded) -> str:

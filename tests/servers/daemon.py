@@ -138,6 +138,11 @@ class Daemon:
         """Whether the process lives."""
         return self.process is not None and self.process.poll() is None
 
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        return self._started().pid
+
     def _started(self) -> subprocess.Popen[bytes]:
         if self.process is None:
             raise RuntimeError("it was never started")

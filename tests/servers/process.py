@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -13,15 +14,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+BELOW_EPHEMERAL = range(15000, 32000)
 POLL_INTERVAL = 0.02  # seconds; other processes are watched, not told
 
 
 def free_port() -> int:
-    """A loopback TCP port nobody listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A loopback TCP port nobody used a moment ago, and which the kernel gives to no outgoing connection meanwhile."""
+    for port in random.sample(BELOW_EPHEMERAL, 100):
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("no loopback port is free")
 
 
 @contextmanager

@@ -22,7 +22,7 @@ def shown(entry: Entry) -> dict[str, Any]:
         "next_attempt": entry.next_attempt or None,
         "rule": message.rule,
         "reason": entry.reason,
-        "file": entry.file,
+        "file": message.file,
         "in_flight": entry.in_flight,
     }
 

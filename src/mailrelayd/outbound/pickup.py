@@ -7,6 +7,7 @@ one bad entry never stops the others. inotify only says where to look first; the
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import pwd
 import stat
@@ -78,6 +79,7 @@ class Unusable:
     """Can never be sent as it is: goes to failed/ with this sentence."""
 
     detail: str
+    claim: Claim | None = None  # its sidecar, which goes with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,10 +159,10 @@ class Examiner:
             return found
         sidecar, claim = found
         if figures.st_size == 0:
-            return Unusable("the file is empty")
+            return Unusable("the file is empty", claim)
         header = header_of(descriptor)
         if isinstance(header, Unreadable):
-            return Unusable(header.reason)
+            return Unusable(header.reason, claim)
         reading = self.rules.reading
         derived = read_envelope(
             header,
@@ -170,7 +172,7 @@ class Examiner:
             rewrite_from=reading.rewrite_from,
         )
         if isinstance(derived, Unreadable):
-            return Unusable(derived.reason)
+            return Unusable(derived.reason, claim)
         stamp = None if renamed else stamp_of(figures)
         return Ready(figures, derived, sidecar, claim, bool(pickup_block(header)), stamp)
 
@@ -221,11 +223,10 @@ class Examiner:
             data = folder.read(beside, limit=MAX_SIDECAR + 1)
         except OSError as error:
             return Refused(f"waits: its sidecar {beside} cannot be read ({error.strerror})", "chmod g+r", owner)
-        sidecar = parse_sidecar(data)
-        if isinstance(sidecar, Unreadable):
-            return Unusable(sidecar.reason)
         below = "new" if folder.path.name == "new" else ""
-        return sidecar, Claim(below, beside, there.st_ino, there.st_ctime_ns)
+        claim = Claim(below, beside, there.st_ino, there.st_ctime_ns)
+        sidecar = parse_sidecar(data)
+        return Unusable(sidecar.reason, claim) if isinstance(sidecar, Unreadable) else (sidecar, claim)
 
 
 _KINDS = {
@@ -370,7 +371,7 @@ class Pickup:
             found.update((folder.fd, n) for n in names if is_candidate(n, maildir=folder is self._new))
             for name in self._orphans(folder, names):
                 try:
-                    queue_id = self._spool.refuse(folder, name, file=name, detail=_ALONE, orphan=True)
+                    queue_id = self._spool.refuse(folder, name, detail=_ALONE, orphan=True)
                 except OSError as error:
                     aside[folder.fd, name] = _Trouble(name, error)
                 else:
@@ -438,6 +439,9 @@ class Pickup:
             except OSError as error:
                 # Its producer may have taken it away in between.
                 result = _Trouble(key[1], error) if folder.stat(key[1]) else None
+            except Exception as error:  # noqa: BLE001 - one file that meets a bug must not stop all the others
+                events.daemon_bug(where="pickup", error=error, file=key[1])
+                result = _Trouble(key[1], OSError(errno.EINVAL, f"unexpected {type(error).__name__}"))
             if result is not None:
                 results.append((key, result))
         return results
@@ -447,18 +451,17 @@ class Pickup:
         if found is None or isinstance(found, Later | Refused):
             return found
         if isinstance(found, Unusable):
-            queue_id = self._spool.refuse(folder, name, file=name, detail=found.detail)
+            queue_id = self._spool.refuse(folder, name, detail=found.detail, sidecar=found.claim)
             self._examiner.forget(folder, name)
             return _Failed(name, queue_id, found.detail)
         queue_id = self._spool.new_id()
         progress = Progress(queueid.arrived_at(queue_id), not_before=found.sidecar.not_before if found.sidecar else 0.0)
         size, rule = found.figures.st_size, found.derived.rule
-        message = QueuedMessage(queue_id, found.derived.envelope, progress, size, rule)
+        message = QueuedMessage(queue_id, found.derived.envelope, progress, size, rule, file=name)
         stamp = self._spool.take(
             folder,
             name,
             message,
-            file=name,
             sidecar=found.claim,
             # A block that does not count here must not start to count when [spool] envelope changes.
             write_down=found.has_block,

@@ -42,7 +42,6 @@ class Entry:
     message: QueuedMessage
     next_attempt: float = 0.0  # seconds since the epoch; 0: now, or never by itself
     reason: str = ""  # why it failed
-    file: str = ""  # what it was called in the pickup folder, where that is known
     in_flight: bool = False
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +48,7 @@ def repair(reader: Reader, sent: durable.Folder, directory: Path) -> Found:
             queue_records.discard(queue_id)
         if queue_id not in given_up and failed.stat(f"{queue_id}{ORPHAN}") is None:
             failed.remove(f"{queue_id}.json", sync=False)  # a pickup file was being refused: it is still there
+    _finish_refusals(reader, directory / "pickup", given_up & failed_records)
     for queue_id in queue_records - queued - unclear:
         # Either a claim that did not get to its rename (the file still stands in the pickup folder, with its
         # sidecar) or a message whose removal was cut short. Both times the record means nothing.
@@ -84,16 +85,37 @@ def _revision(reader: Reader, queue_id: str, *, failed: bool = False) -> int:
 
 
 def _finish_claim(pickup: Path, claim: Claim) -> None:
-    with suppress(OSError, ValueError):  # ValueError: a damaged record's name with NUL
-        folder = durable.Folder(pickup / claim.folder)
-        try:
-            remove_sidecar(folder, claim)
-        finally:
-            folder.close()
+    with suppress(OSError, ValueError), closing(durable.Folder(pickup / claim.folder)) as folder:
+        remove_sidecar(folder, claim)  # ValueError: a damaged record's name with NUL
+
+
+def _finish_refusals(reader: Reader, pickup: Path, refused: set[str]) -> None:
+    """Sidecars whose message was refused and is in failed/ already: left behind, they would speak for another."""
+    left: set[tuple[int, int]] = set()
+    for path in (pickup, pickup / "new"):
+        with suppress(OSError), closing(durable.Folder(path)) as folder:
+            found = (folder.stat(name) for name in folder.names() if name.endswith(ORPHAN))
+            left.update((there.st_ino, there.st_ctime_ns) for there in found if there is not None)
+    for queue_id in refused if left else ():
+        with suppress(RecordError, OSError, ValueError):
+            known = reader.record(queue_id, failed=True)
+            if known and known.claim and (known.claim.inode, known.claim.changed_ns) in left:
+                with closing(durable.Folder(pickup / known.claim.folder)) as folder:
+                    keep_sidecar(folder, known.claim, reader.failed, queue_id)
 
 
 def remove_sidecar(folder: durable.Folder, claim: Claim) -> None:
     """Remove the sidecar of a message that was claimed, unless another file took its name since. Raises OSError."""
-    there = folder.stat(claim.name)
-    if there is not None and (there.st_ino, there.st_ctime_ns) == (claim.inode, claim.changed_ns):
+    if _is_still(folder, claim):
         folder.remove(claim.name)
+
+
+def keep_sidecar(folder: durable.Folder, claim: Claim, failed: durable.Folder, queue_id: str) -> None:
+    """Put the sidecar of a refused message beside it, where `queue retry` reads it again. Raises OSError."""
+    if _is_still(folder, claim):
+        folder.move(claim.name, failed, f"{queue_id}{ORPHAN}")
+
+
+def _is_still(folder: durable.Folder, claim: Claim) -> bool:
+    there = folder.stat(claim.name)
+    return there is not None and (there.st_ino, there.st_ctime_ns) == (claim.inode, claim.changed_ns)

@@ -28,7 +28,7 @@ from mailrelayd.outbound import delivery, queueid, record
 from mailrelayd.outbound.headers import Unreadable
 from mailrelayd.outbound.queue import Entry, Figures, Place, Verb
 from mailrelayd.outbound.record import Claim, Record, RecordError
-from mailrelayd.outbound.repair import remove_sidecar, repair
+from mailrelayd.outbound.repair import keep_sidecar, remove_sidecar, repair
 from mailrelayd.outbound.stored import ORPHAN, FileSource, Reader, Reading, stamp_of
 from mailrelayd.outbound.values import Progress, QueuedMessage
 
@@ -39,6 +39,10 @@ HELD = float("inf")
 LONGEST_WAIT = 86400.0  # seconds; a wall clock that was set back must not park mail for longer
 FOREVER = 366 * 86400.0
 PLAIN_RULES = frozenset({"headers", "resent"})  # the header tells the same envelope again
+
+
+class _StaysError(Exception):
+    """An operator's wish does not apply; nothing has changed."""
 
 
 class SpoolError(Exception):
@@ -138,7 +142,6 @@ class Spool:
         name: str,
         message: QueuedMessage,
         *,
-        file: str,
         sidecar: Claim | None = None,
         write_down: bool = False,
         stamp: tuple[int, int, int] | None = None,
@@ -155,7 +158,7 @@ class Spool:
         queue_id = message.queue_id
         entry: Record | None = None
         if write_down or message.rule not in PLAIN_RULES or message.progress.not_before:
-            entry = Record(queue_id, 1, message.rule, message.envelope, message.progress, file=file, claim=sidecar)
+            entry = replace(_record(message, message.progress), claim=sidecar)
         self._move_in(folder, name, self._queue, f"{queue_id}.eml", entry)
         # From here on it is ours, whatever the disk says.
         self._unsynced.add(folder.path)
@@ -194,18 +197,24 @@ class Spool:
         except OSError as error:
             self._report.trouble(doing, error)
 
-    def refuse(self, folder: durable.Folder, name: str, *, file: str, detail: str, orphan: bool = False) -> str:
+    def refuse(
+        self, folder: durable.Folder, name: str, *, detail: str, sidecar: Claim | None = None, orphan: bool = False
+    ) -> str:
         """Put a pickup file that can never be sent into failed/, with the reason beside it; its queue id.
 
-        Raises OSError; then it stands where it stood.
+        Its sidecar comes with it; `orphan`: the file itself is one. Raises OSError; then it stands where it stood.
         """
         queue_id = self.new_id()
         progress = Progress(queueid.arrived_at(queue_id))
-        entry = Record(queue_id, 1, "unreadable", None, progress, reason="unreadable", detail=detail, file=file)
+        entry = Record(
+            queue_id, 1, "unreadable", None, progress, reason="unreadable", detail=detail, file=name, claim=sidecar
+        )
         self._move_in(folder, name, self._failed, queue_id + (ORPHAN if orphan else ".eml"), entry)
         with self._said("refuse"):
             self._failed.sync()
             folder.sync()
+            if sidecar is not None:
+                keep_sidecar(folder, sidecar, self._failed, queue_id)
         return queue_id
 
     def new_id(self) -> str:
@@ -375,7 +384,7 @@ class Spool:
 
     async def defer(self, message: QueuedMessage, progress: Progress, at: float) -> None:
         """Remember what happened; due again at `at` (seconds since the epoch)."""
-        entry = Record(message.queue_id, message.revision + 1, message.rule, message.envelope, progress)
+        entry = _record(message, progress)
 
         def write() -> None:
             self._sync_claims()
@@ -388,7 +397,7 @@ class Spool:
 
     async def fail(self, message: QueuedMessage, progress: Progress, reason: str) -> None:
         """Keep the message under failed/, with every recipient's reason."""
-        entry = Record(message.queue_id, message.revision + 1, message.rule, message.envelope, progress, reason=reason)
+        entry = replace(_record(message, progress), reason=reason)
         await self._settle("fail", lambda: self._to_failed(entry))
         self._leave(message.queue_id)
 
@@ -443,7 +452,7 @@ class Spool:
             new_due: float | None = due
             try:
                 new_due = await self._in_thread(lambda: self._change_waiting(verb, queue_id, due))
-            except (OSError, RecordError) as error:
+            except (OSError, RecordError, _StaysError) as error:
                 return str(error)
             finally:
                 if new_due is not None:
@@ -477,12 +486,14 @@ class Spool:
             held = False
             due = self._when_due(message.progress, self._clock.now(), self._clock.monotonic())
         progress = message.progress
-        if verb is Verb.RETRY and not held:
+        if verb is Verb.RETRY and held:
+            raise _StaysError("is on hold: release it first")
+        if verb is Verb.RETRY:
             now = self._clock.now()
             records = {r: replace(o, next_attempt=now) if o.next_attempt else o for r, o in progress.recipients.items()}
             progress, due = replace(progress, recipients=records, not_before=0.0), 0.0
         if known is not None or held:
-            entry = Record(queue_id, message.revision + 1, message.rule, message.envelope, progress, hold=held)
+            entry = replace(_record(message, progress), hold=held)
             self._queue.write(f"{queue_id}.json", record.encode(entry))
         return due
 
@@ -519,12 +530,13 @@ class Spool:
                     return False
                 if isinstance(message, Unreadable):
                     return False
-                entry = Record(queue_id, message.revision + 1, message.rule, message.envelope, progress)
+                entry = _record(message, replace(progress, not_before=message.progress.not_before))
                 self._move_in(self._failed, f"{queue_id}.eml", self._queue, f"{queue_id}.eml", entry)
                 moved = True
             self._queue.sync()
             self._failed.sync()
             self._failed.remove(f"{queue_id}.json")
+            self._failed.remove(f"{queue_id}{ORPHAN}")
             return True
 
         try:
@@ -595,3 +607,8 @@ class Spool:
                 folder.remove(name, sync=False)
                 swept += name.endswith(".eml")
         return swept
+
+
+def _record(message: QueuedMessage, progress: Progress) -> Record:
+    """What is written down next about a message."""
+    return Record(message.queue_id, message.revision + 1, message.rule, message.envelope, progress, file=message.file)

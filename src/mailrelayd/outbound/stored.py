@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mailrelayd import durable
 from mailrelayd.outbound import queueid, record
-from mailrelayd.outbound.envelope import EnvelopeRule, read_envelope
+from mailrelayd.outbound.envelope import (
+    MAX_SIDECAR,
+    Derived,
+    EnvelopeRule,
+    Sidecar,
+    parse_sidecar,
+    read_envelope,
+)
 from mailrelayd.outbound.headers import Header, RewriteFrom, Unreadable, split_header
 from mailrelayd.outbound.queue import Entry, Place
 from mailrelayd.outbound.record import Record, RecordError
@@ -95,36 +102,55 @@ class Reader:
         descriptor = folder.open(f"{queue_id}.eml")
         try:
             size = os.fstat(descriptor).st_size
-            if known is not None and known.envelope is not None:
-                return QueuedMessage(queue_id, known.envelope, known.progress, size, known.rule, known.revision)
-            found = envelope_of(descriptor, self.reading)
-            if isinstance(found, Unreadable):
-                return found
             progress = known.progress if known else Progress(queueid.arrived_at(queue_id))
-            return QueuedMessage(queue_id, found[0], progress, size, found[1], known.revision if known else 0)
+            revision, file = (known.revision, known.file) if known else (0, "")
+            if known is not None and known.envelope is not None:
+                return QueuedMessage(queue_id, known.envelope, progress, size, known.rule, revision, file)
+            sidecar = self._sidecar(queue_id, known) if failed else None
+            if isinstance(sidecar, Unreadable):
+                return sidecar
+            derived = envelope_of(descriptor, self.reading, sidecar)
+            if isinstance(derived, Unreadable):
+                return derived
+            if sidecar is not None:
+                progress = replace(progress, not_before=sidecar.not_before)
+            return QueuedMessage(queue_id, derived.envelope, progress, size, derived.rule, revision, file)
         finally:
             os.close(descriptor)
 
+    def _sidecar(self, queue_id: str, known: Record | None) -> Sidecar | Unreadable | None:
+        """What the sidecar of a refused message says by now. Without it the header must not speak in its place."""
+        if known is None or known.claim is None:
+            return None
+        try:
+            return parse_sidecar(self.failed.read(f"{queue_id}{ORPHAN}", limit=MAX_SIDECAR + 1))
+        except FileNotFoundError:
+            return Unreadable(f"its sidecar {known.claim.name} is gone: hand in both again")
+
     def entry(self, queue_id: str, *, failed: bool = False) -> Entry | None:
         """One message for people; None where it is not there."""
-        reason = file = ""
+        reason = ""
         hold, after = False, 0.0
         try:
             known = self.record(queue_id, failed=failed)
         except (RecordError, OSError) as error:
             known, reason, hold = None, str(error), True
-        message: QueuedMessage | Unreadable
+        figures = (self.failed if failed else self.queue).stat(f"{queue_id}.eml")
+        if figures is None:
+            return None
+        message: QueuedMessage | Unreadable = Unreadable("refused at the pickup: who should receive it is not known")
         try:
-            message = self.message(queue_id, known, failed=failed)
+            if not failed or known is None or known.envelope is not None:
+                message = self.message(queue_id, known, failed=failed)
         except FileNotFoundError:
             return None
         except OSError as error:  # one that cannot be read must not hide the others
-            message, reason, hold = Unreadable(str(error)), str(error), True
+            reason, hold = str(error), True
         if isinstance(message, Unreadable):
-            empty = Progress(queueid.arrived_at(queue_id))
-            message = QueuedMessage(queue_id, Envelope("", ()), empty, 0, "unreadable")
+            empty, file = Progress(queueid.arrived_at(queue_id)), known.file if known else ""
+            message = QueuedMessage(queue_id, Envelope("", ()), empty, figures.st_size, "unreadable", 0, file)
         if known is not None:
-            hold, file = known.hold, known.file
+            hold = known.hold
             reason = known.detail or known.reason
             waits = [r.next_attempt for r in known.progress.recipients.values() if r.next_attempt]
             after = max(min(waits, default=0.0), known.progress.not_before)
@@ -134,7 +160,7 @@ class Reader:
             place = Place.HOLD
         else:
             place = Place.DEFERRED if after else Place.ACTIVE
-        return Entry(place, message, after, reason, file)
+        return Entry(place, message, after, reason)
 
 
 def header_of(descriptor: int) -> Header | Unreadable:
@@ -147,13 +173,18 @@ def header_of(descriptor: int) -> Header | Unreadable:
     return header
 
 
-def envelope_of(descriptor: int, reading: Reading) -> tuple[Envelope, str] | Unreadable:
-    """The envelope that a file's header tells, and the rule that told it."""
+def envelope_of(descriptor: int, reading: Reading, sidecar: Sidecar | None = None) -> Derived | Unreadable:
+    """The envelope that a file tells, by its sidecar if there is one."""
     header = header_of(descriptor)
     if isinstance(header, Unreadable):
         return header
-    derived = read_envelope(header, reading.rule, from_address=reading.from_address, rewrite_from=reading.rewrite_from)
-    return derived if isinstance(derived, Unreadable) else (derived.envelope, derived.rule)
+    return read_envelope(
+        header,
+        reading.rule,
+        sidecar=sidecar,
+        from_address=reading.from_address,
+        rewrite_from=reading.rewrite_from,
+    )
 
 
 def ids_in(folder: durable.Folder) -> tuple[set[str], set[str]]:

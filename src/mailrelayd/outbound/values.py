@@ -199,3 +199,4 @@ class QueuedMessage:
     size: int = 0
     rule: str = "headers"
     revision: int = 0  # of the record on disk; 0: there is none
+    file: str = ""  # what its producer called it, as long as that is known
