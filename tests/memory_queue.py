@@ -26,6 +26,7 @@ class Bytes:
     same: bool = True
     error: OSError | None = None
     closed: int = 0
+    changed_at: float = 0.0
 
     @property
     def size(self) -> int:

@@ -273,6 +273,36 @@ def test_an_answer_without_text_or_with_a_bare_lf_is_an_answer() -> None:
     assert reader.next() is None
 
 
+@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("nonsense", ["451 4.3.0 no", "550 5.0.0 no", "250 again", "junk"])
+def test_two_answers_to_the_last_byte_are_not_sent(nonsense: str, ahead: bool) -> None:
+    """Which of the two it was cannot be known: ambiguous, so it is tried again rather than lost."""
+    pipeline = offered(Pipeline(PIPELINING), transaction("a"), *([transaction("b")] if ahead else []))
+    pipeline.commands()
+    answer(pipeline, "250 ok", "250 ok", "250 ok", "354 go")
+    body(pipeline)
+    pipeline.receive(f"250 taken\r\n{nonsense}\r\n".encode())
+    first, *others = rest(pipeline)
+    if ahead and nonsense == "250 again":
+        assert first.body is not None, "the answer to the RSET behind it: nothing is wrong so far"
+        return
+    assert (first.body, first.last_byte_sent, first.cut) == (None, True, pipeline.trouble)
+    assert [one.untried for one in others] == [True] * ahead
+    assert pipeline.settled == 0
+
+
+def test_a_server_that_closes_right_after_taking_a_message_has_taken_it() -> None:
+    """A 421 in the same packet as the 250 is a server that has had enough, not one that is out of step."""
+    pipeline = offered(Pipeline(PIPELINING), transaction("a"))
+    pipeline.commands()
+    answer(pipeline, "250 ok", "250 ok", "250 ok", "354 go")
+    body(pipeline)
+    pipeline.receive(b"250 taken\r\n421 4.7.0 enough\r\n")
+    (first,) = rest(pipeline)
+    assert first.body is not None
+    assert (first.body.code, pipeline.settled) == (250, 1)
+
+
 @pytest.mark.parametrize("extensions", [PIPELINING, LOCK_STEP])
 def test_a_byte_while_idle_is_desync_but_421_is_the_server_closing(extensions: Extensions) -> None:
     stray, closing = Pipeline(extensions), Pipeline(extensions)

@@ -808,6 +808,33 @@ async def test_a_file_that_changes_while_it_is_sent_is_never_sent_torn(data: byt
         assert subjects(server) == NAMES[1:3]
 
 
+async def test_a_file_written_to_now_and_then_is_never_sent_between_two_writes() -> None:
+    """Found changed once, it has to be still for `settle`; its producer keeps on writing, so it fails in the end."""
+    async with relaying(Script()) as (bench, server):
+        ids = bench.put(*NAMES[:2])
+        restless = bench.queue.waiting[ids[0]].source
+        restless.same = False
+        bench.begin()
+        await until(lambda: bench.queue.sent == ids[1:])
+        restless.same, restless.changed_at = True, float("inf")
+        await bench.over()
+        assert bench.queue.failed[ids[0]].reason == "changed"
+        assert subjects(server) == NAMES[1:2]
+
+
+async def test_a_file_that_came_to_rest_is_sent() -> None:
+    """It was changed after the claim, and then no more: what stands there now is the message."""
+    async with relaying(Script()) as (bench, _):
+        ids = bench.put(*NAMES[:2])
+        slow = bench.queue.waiting[ids[0]].source
+        slow.same = False
+        bench.begin()
+        await until(lambda: bench.queue.sent == ids[1:])
+        slow.same = True
+        await bench.over()
+        assert bench.queue.sent == [ids[1], ids[0]]
+
+
 async def test_what_the_server_does_not_take_fails_alone_and_costs_no_connection() -> None:
     """8-bit text without 8BITMIME and a message over SIZE fail at once; the ones around them are sent."""
     async with relaying(Script(extensions=("PIPELINING", "SIZE 1000"))) as (bench, server):

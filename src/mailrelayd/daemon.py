@@ -229,8 +229,10 @@ class Daemon:
             await self._generation.run()
             if self._stop.is_set():
                 return
-            settings = self._loaded.settings
+            before, settings = self._generation, self._loaded.settings
             self._generation = Generation(settings, self._node, self._spool, self._clock, self._watchdog)
+            if before.route is not None and self._generation.route is not None:
+                self._generation.route.inherit(before.route)
             notify.ready(self._status_line())
 
     def _end(self, reason: str) -> None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mailrelayd.outbound.answers import AnswerReader, Desync, printable, response, shown
 from mailrelayd.outbound.values import Answers, Extensions, Response, Stage, Transaction
@@ -199,7 +199,21 @@ class Pipeline:
         """Bytes from the server, as they come. Never raises: the end of the connection is a state."""
         if self.ended:
             return
+        done = len(self._done)
         self._reader.feed(data)
+        self._read()
+        if self.trouble is not None and (self.trouble.code == 0 or self.trouble.stage is Stage.RSET):
+            self._take_back(done, self.trouble)
+
+    def _take_back(self, done: int, why: Response) -> None:
+        """Two codes where one was due: which of them answers the last byte cannot be known, so it was not "sent"."""
+        for position in range(done, len(self._done)):
+            answers = self._done[position]
+            if answers.body is not None and answers.cut is None and why.code != _CLOSING:
+                self._done[position] = replace(answers, body=None, cut=why)
+                self.settled -= 1
+
+    def _read(self) -> None:
         while not self.ended:
             if not self._due:
                 if self._reader.rest:

@@ -72,6 +72,10 @@ class Source(Protocol):
     def uid(self) -> int:
         """The user who handed the message in."""
 
+    @property
+    def changed_at(self) -> float:
+        """When it was last written to, seconds since the epoch."""
+
     def read(self, offset: int, size: int) -> bytes:
         """Bytes from `offset`, fewer only at the end."""
 

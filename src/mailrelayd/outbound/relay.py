@@ -192,13 +192,14 @@ class Relay:
         work = _Claimed(message, source, taken_at)
         sender = rewrite(message.envelope.sender, terms.reading.from_address, terms.reading.rewrite_from)
         transaction = Transaction(message.queue_id, sender, recipients)
-        if isinstance(body, Unreadable):
+        if self._is_being_written(work) or (isinstance(body, Unreadable) and not source.unchanged()):
             async with link.aside:
-                if source.unchanged():
-                    source.close()
-                    await self._give_up(message, "unreadable", body.reason)
-                else:  # caught while its producer was writing it anew
-                    await self._settle(work, Attempt(transaction, changed=True), link.session, taken_at)
+                await self._settle(work, Attempt(transaction, changed=True), link.session, taken_at)
+            return True
+        if isinstance(body, Unreadable):
+            source.close()
+            async with link.aside:
+                await self._give_up(message, "unreadable", body.reason)
             return True
         transaction = replace(transaction, size=body.size, eight_bit=body.eight_bit)
         if refusals := delivery.unsupported(transaction, link.session.extensions, has_nul=body.has_nul):
@@ -216,6 +217,11 @@ class Relay:
                 await self._give_up(message, "unsupported", str(error))
             return True
         return False  # still in `claimed`: released with everything else that is left
+
+    def _is_being_written(self, work: _Claimed) -> bool:
+        """Whether a file that was found changed has not been still since: between two writes it would go out torn."""
+        young = self._clock.now() - work.source.changed_at < self._terms.policy.settle
+        return work.message.progress.changed > 0 and young
 
     async def _close_settled(self, message: QueuedMessage) -> None:
         """Nobody is owed anything, according to a record that somebody edited or copied back."""

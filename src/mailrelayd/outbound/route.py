@@ -43,6 +43,11 @@ class Route:
         self._next = 0.0  # clock.monotonic() of the next probe
         self._attempts = 0
 
+    def inherit(self, before: Route) -> None:
+        """Go on where the route of the configuration before stood: an outage lasts, but is probed at once."""
+        self.relay, self.last_contact = before.relay, before.last_contact
+        self._held, self._since, self._attempts = before._held, before._since, before._attempts
+
     @property
     def held(self) -> Response | None:
         """Why the route is held; None: it is not."""

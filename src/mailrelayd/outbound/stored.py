@@ -49,6 +49,11 @@ class FileSource:
         """Bytes, as they were when it was claimed."""
         return self.stamp[0]
 
+    @property
+    def changed_at(self) -> float:
+        """When it was last written to, seconds since the epoch: by the later of its times, as one can be set."""
+        return max(self.stamp[1:]) / 1e9
+
     def read(self, offset: int, size: int) -> bytes:
         """Bytes from `offset`, fewer only at the end."""
         return durable.read_at(self.fd, offset, size)
