@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mailrelayd.cli import failure
-from mailrelayd.config.load import ConfigError, load
+from mailrelayd.config.load import ConfigError, load, state_directory
 from mailrelayd.config.settings import Settings
 from mailrelayd.operate import control
 
@@ -33,9 +33,12 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         raise CommandError(os.EX_CONFIG, str(error), "mailrelayd check") from error
 
 
-def ask(settings: Settings, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The daemon's answer. Raises control.NoDaemonError where none runs, CommandError."""
-    path = control.socket_path(settings.state.directory)
+def ask(arguments: argparse.Namespace, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The daemon's answer, even if its configuration has been broken since it started.
+
+    Raises control.NoDaemonError where none runs, CommandError.
+    """
+    path = control.socket_path(state_directory(arguments.config))
     try:
         yield from control.ask(path, request)
     except control.RefusedError as refused:

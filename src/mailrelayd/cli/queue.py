@@ -62,33 +62,32 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser], comm
 
 def list_messages(arguments: argparse.Namespace) -> int:
     """Print every waiting message, or every failed one."""
-    from mailrelayd.cli.daemonside import CommandError, settings_of
+    from mailrelayd.cli.daemonside import CommandError
 
     try:
-        settings = settings_of(arguments)
         count = 0
-        for entry in _entries(settings, failed=arguments.failed):
+        for entry in _entries(arguments, failed=arguments.failed):
             count += 1
             print(json.dumps(entry) if arguments.json else "\n".join(_as_text(entry)))
         if not arguments.json:
-            print("\n".join(_summary(settings, count, failed=arguments.failed)))
+            print("\n".join(_summary(arguments, count)))
     except CommandError as error:
         return error.report()
     return os.EX_OK
 
 
-def _summary(settings: Settings, count: int, *, failed: bool) -> Iterator[str]:
+def _summary(arguments: argparse.Namespace, count: int) -> Iterator[str]:
     """How many, and, where they wait for the route, why."""
     from mailrelayd.cli.daemonside import ask
     from mailrelayd.cli.status import outbound_line
     from mailrelayd.operate.control import NoDaemonError
 
-    if failed:
+    if arguments.failed:
         yield f"{count} failed" if count else "nothing has failed"
         return
     yield f"{count} waiting" if count else "nothing is waiting"
     try:
-        status = next(ask(settings, {"command": "status"}))
+        status = next(ask(arguments, {"command": "status"}))
     except NoDaemonError:
         yield "no daemon is running" if count else "(no daemon is running)"
         return
@@ -98,10 +97,10 @@ def _summary(settings: Settings, count: int, *, failed: bool) -> Iterator[str]:
 
 def show_message(arguments: argparse.Namespace) -> int:
     """Print one message in full."""
-    from mailrelayd.cli.daemonside import CommandError, settings_of
+    from mailrelayd.cli.daemonside import CommandError
 
     try:
-        entry = _find(settings_of(arguments), arguments.id)
+        entry = _find(arguments, arguments.id)
     except CommandError as error:
         return error.report()
     if arguments.json:
@@ -114,12 +113,12 @@ def show_message(arguments: argparse.Namespace) -> int:
 def change(arguments: argparse.Namespace) -> int:
     """Carry out a verb on each id; the exit status of the worst."""
     from mailrelayd.cli import failure
-    from mailrelayd.cli.daemonside import CommandError, settings_of
+    from mailrelayd.cli.daemonside import CommandError
 
     status = os.EX_OK
     done = {"retry": "will be tried now", "hold": "is on hold", "release": "was released", "delete": "was deleted"}
     try:
-        for answer in _change(settings_of(arguments), arguments.verb, arguments.ids):
+        for answer in _change(arguments, arguments.verb, arguments.ids):
             if arguments.json:
                 print(json.dumps(answer))
             elif not answer["error"]:
@@ -134,44 +133,44 @@ def change(arguments: argparse.Namespace) -> int:
 # -- where the answers come from -------------------------------------------------------------------------------
 
 
-def _entries(settings: Settings, *, failed: bool) -> Iterator[dict[str, Any]]:
-    from mailrelayd.cli.daemonside import ask
+def _entries(arguments: argparse.Namespace, *, failed: bool) -> Iterator[dict[str, Any]]:
+    from mailrelayd.cli.daemonside import ask, settings_of
     from mailrelayd.operate.control import NoDaemonError
 
     try:
-        yield from ask(settings, {"command": "list", "failed": failed})
+        yield from ask(arguments, {"command": "list", "failed": failed})
     except NoDaemonError:
         from mailrelayd.outbound.listing import shown
 
-        with _offline(settings) as reader:
+        with _offline(settings_of(arguments)) as reader:
             for queue_id in reader.ids(failed=failed):
                 if (entry := reader.entry(queue_id, failed=failed)) is not None:
                     yield shown(entry)
 
 
-def _find(settings: Settings, queue_id: str) -> dict[str, Any]:
-    from mailrelayd.cli.daemonside import CommandError, ask
+def _find(arguments: argparse.Namespace, queue_id: str) -> dict[str, Any]:
+    from mailrelayd.cli.daemonside import CommandError, ask, settings_of
     from mailrelayd.operate.control import NoDaemonError
     from mailrelayd.outbound import queueid
 
     try:
-        return next(ask(settings, {"command": "show", "id": queue_id}))
+        return next(ask(arguments, {"command": "show", "id": queue_id}))
     except NoDaemonError:
         from mailrelayd.outbound.listing import shown
 
-        with _offline(settings) as reader:
+        with _offline(settings_of(arguments)) as reader:
             for failed in (False, True):
                 if queueid.valid(queue_id) and (entry := reader.entry(queue_id, failed=failed)) is not None:
                     return shown(entry)
     raise CommandError(os.EX_DATAERR, f"{queue_id}: no such message", "mailrelayd queue list [--failed]")
 
 
-def _change(settings: Settings, verb: str, ids: list[str]) -> Iterable[dict[str, Any]]:
-    from mailrelayd.cli.daemonside import CommandError, ask
+def _change(arguments: argparse.Namespace, verb: str, ids: list[str]) -> Iterable[dict[str, Any]]:
+    from mailrelayd.cli.daemonside import CommandError, ask, settings_of
     from mailrelayd.operate.control import NoDaemonError
 
     try:
-        yield from ask(settings, {"command": "change", "verb": verb, "ids": ids})
+        yield from ask(arguments, {"command": "change", "verb": verb, "ids": ids})
     except NoDaemonError:
         import asyncio
 
@@ -179,7 +178,7 @@ def _change(settings: Settings, verb: str, ids: list[str]) -> Iterable[dict[str,
         from mailrelayd.outbound.spool import SpoolError
 
         try:
-            yield from asyncio.run(_change_offline(settings, verb, ids))
+            yield from asyncio.run(_change_offline(settings_of(arguments), verb, ids))
         except durable.LockedError as error:
             reason = f"{error}: locked, but nobody answers"
             raise CommandError(os.EX_TEMPFAIL, reason, "the daemon is starting or stopping; try again") from error

@@ -31,12 +31,11 @@ def print_status(arguments: argparse.Namespace) -> int:
     from mailrelayd.operate.control import NoDaemonError
 
     try:
-        settings = settings_of(arguments)
         try:
-            found = next(ask(settings, {"command": "status"}))
+            found = next(ask(arguments, {"command": "status"}))
             found["daemon"] = "running"
         except NoDaemonError:
-            found = _offline(settings.spool.directory)
+            found = _offline(settings_of(arguments).spool.directory)
     except CommandError as error:
         return error.report()
     if arguments.json:
@@ -69,9 +68,11 @@ def reload_daemon(arguments: argparse.Namespace) -> int:
     from mailrelayd.operate.control import NoDaemonError
 
     try:
-        changed = next(ask(settings_of(arguments), {"command": "reload"}))["changed"]
-    except NoDaemonError:
-        return failure(os.EX_UNAVAILABLE, "no daemon runs with this configuration", "systemctl start mailrelayd")
+        try:
+            changed = next(ask(arguments, {"command": "reload"}))["changed"]
+        except NoDaemonError:
+            settings_of(arguments)  # where the file cannot even be read, that is why no daemon was found
+            return failure(os.EX_UNAVAILABLE, "no daemon runs with this configuration", "systemctl start mailrelayd")
     except CommandError as error:
         return error.report()
     if arguments.json:

@@ -24,6 +24,7 @@ from mailrelayd.config.environment import PREFIX, key_of, typed
 from mailrelayd.config.settings import (
     RulesError,
     Settings,
+    State,
     flatten,
     named_sections_of,
     root_rules,
@@ -73,12 +74,7 @@ def load(path: Path, environ: Mapping[str, str] = os.environ, *, check_files: bo
 
     `check_files`: also that the certificates of the enabled account exist and can be read. Secrets are not fetched.
     """
-    reading = _Reading()
-    reading.file(Path(path))
-    folder = Path(path).parent / "conf.d"
-    for more in reading.listing(folder):
-        reading.file(more)
-    reading.environment(environ)
+    reading = _read(path, environ)
     # A source that could not be read would make what it says look missing: its own fault comes first.
     settings = None if reading.unread else reading.validated()
     if settings is not None and check_files:
@@ -88,6 +84,26 @@ def load(path: Path, environ: Mapping[str, str] = os.environ, *, check_files: bo
     origins = dict.fromkeys(flatten(settings), "default")
     origins |= {name(key): str(origin) for key, origin in reading.origins.items() if name(key) in origins}
     return Loaded(settings, origins, reading.digest.hexdigest(), tuple(reading.files))
+
+
+def state_directory(path: Path, environ: Mapping[str, str] = os.environ) -> Path:
+    """[state] directory, as far as it can be told: also of a configuration that does not hold.
+
+    A running daemon must be found although somebody has just broken its configuration.
+    """
+    state = _read(path, environ).data.get("state")
+    written = state.get("directory") if isinstance(state, dict) else None
+    return Path(written) if isinstance(written, str) and written.startswith("/") else State().directory
+
+
+def _read(path: Path, environ: Mapping[str, str]) -> _Reading:
+    """Everything that is written anywhere, merged and not yet judged."""
+    reading = _Reading()
+    reading.file(Path(path))
+    for more in reading.listing(Path(path).parent / "conf.d"):
+        reading.file(more)
+    reading.environment(environ)
+    return reading
 
 
 def diff(old: Settings, new: Settings) -> list[str]:
