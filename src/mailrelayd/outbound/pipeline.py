@@ -115,6 +115,7 @@ class Pipeline:
     _done: deque[Answers] = field(default_factory=deque)
     _unsettled: bool = False
     _stopping: bool = False
+    _out_of_turn: bool = False  # the server spoke while no answer was due
 
     # What goes out
 
@@ -202,22 +203,24 @@ class Pipeline:
         done = len(self._done)
         self._reader.feed(data)
         self._read()
-        if self.trouble is not None and (self.trouble.code == 0 or self.trouble.stage is Stage.RSET):
-            self._take_back(done, self.trouble)
+        if self._out_of_turn:
+            self._take_back(done)
 
-    def _take_back(self, done: int, why: Response) -> None:
-        """Two codes where one was due: which of them answers the last byte cannot be known, so it was not "sent"."""
-        for position in range(done, len(self._done)):
-            answers = self._done[position]
-            if answers.body is not None and answers.cut is None and why.code != _CLOSING:
-                self._done[position] = replace(answers, body=None, cut=why)
-                self.settled -= 1
+    def _take_back(self, done: int) -> None:
+        """Two codes came in one piece where one was due: which of them is the answer to the last byte?
+
+        It cannot be known, so the message was not "sent". Only where nothing else was due: behind the answers to
+        the next group, trouble is about that.
+        """
+        if len(self._done) > done and (last := self._done[-1]).body is not None:
+            self._done[-1] = replace(last, body=None, cut=self.trouble)
+            self.settled -= 1
 
     def _read(self) -> None:
         while not self.ended:
             if not self._due:
                 if self._reader.rest:
-                    self._out_of_turn()
+                    self._hear_out_of_turn()
                 return
             try:
                 answer = self._reader.next()
@@ -254,13 +257,14 @@ class Pipeline:
         self.settled += 1
         self._stop_if_nothing_is_begun()
 
-    def _out_of_turn(self) -> None:
+    def _hear_out_of_turn(self) -> None:
         """No answer is due, yet the server speaks: it closes (421), or question and answer are out of step."""
         rest = self._reader.rest
         if rest.startswith(b"421"):
             first = rest.partition(b"\n")[0][4:]
             self._end(response(self._stage(), _CLOSING, [first.decode("utf-8", "backslashreplace")]))
         else:
+            self._out_of_turn = True
             self.lost(f"the server spoke out of turn: {shown(rest)}")
 
     # How it ends
