@@ -63,7 +63,7 @@ class _Link:
     """What the two halves of a connection share: the one that hands over and the one that settles."""
 
     session: Session
-    opened_at: float  # clock.monotonic()
+    setup: float  # seconds it took to open, until a message has been charged with them
     claimed: dict[str, _Claimed] = field(default_factory=dict)  # handed over, not settled yet
     aside: asyncio.Lock = field(default_factory=asyncio.Lock)  # held while a message that never left is settled
 
@@ -102,7 +102,7 @@ class Relay:
 
         The answer is what makes the route to be held, if anything does.
         """
-        link = _Link(session, self._clock.monotonic())
+        link = _Link(session, session.setup)
         feeder = asyncio.create_task(self._feed(link, stop, beat), name="feed")
         blamed: Response | None = None
         cut, first = False, True
@@ -114,7 +114,7 @@ class Relay:
                     attempt = self._doubt_first(attempt, session.trouble)
                 first = False
                 work = link.claimed.pop(attempt.transaction.queue_id)
-                held = await self._settle(work, attempt, session, link.opened_at)
+                held = await self._settle(work, attempt, link)
                 blamed, cut = blamed or held, cut or attempt.cut is not None
                 if blamed is not None or stop.is_set():
                     session.finish(stopping=True)
@@ -138,13 +138,13 @@ class Relay:
         return lost if lost and session.settled == 0 and not cut and lost.stage is not Stage.LOCAL else None
 
     def _doubt_first(self, attempt: Attempt, trouble: Response) -> Attempt:
-        """The attempt, blamed on its message where the same one met a server that hung up at MAIL, time after time.
+        """The attempt, blamed on its message where the same one met a server that hung up at MAIL without a word, time after time.
 
         Once, that is the route's trouble. But the message comes first again after every probe: if it were the
         cause, it would stop all others for ever.
         """
-        if trouble.stage is not Stage.MAIL or attempt != Attempt(attempt.transaction):
-            return attempt
+        if trouble.stage is not Stage.MAIL or trouble.code or attempt != Attempt(attempt.transaction):
+            return attempt  # a 421 says that the server has no time for anybody
         queue_id = attempt.transaction.queue_id
         self._first = (queue_id, self._first[1] + 1 if self._first[0] == queue_id else 1)
         return delivery.step_aside(attempt, trouble) if self._first[1] >= delivery.IN_A_ROW else attempt
@@ -194,7 +194,7 @@ class Relay:
         transaction = Transaction(message.queue_id, sender, recipients)
         if self._is_being_written(work) or (isinstance(body, Unreadable) and not source.unchanged()):
             async with link.aside:
-                await self._settle(work, Attempt(transaction, changed=True), link.session, taken_at)
+                await self._settle(work, Attempt(transaction, changed=True), link)
             return True
         if isinstance(body, Unreadable):
             source.close()
@@ -204,7 +204,7 @@ class Relay:
         transaction = replace(transaction, size=body.size, eight_bit=body.eight_bit)
         if refusals := delivery.unsupported(transaction, link.session.extensions, has_nul=body.has_nul):
             async with link.aside:
-                await self._settle(work, delivery.refused_here(transaction, refusals), link.session, taken_at)
+                await self._settle(work, delivery.refused_here(transaction, refusals), link)
             return True
         link.claimed[message.queue_id] = work
         try:
@@ -244,7 +244,7 @@ class Relay:
 
     # -- settling ----------------------------------------------------------------------------------------------
 
-    async def _settle(self, work: _Claimed, attempt: Attempt, session: Session, opened_at: float) -> Response | None:
+    async def _settle(self, work: _Claimed, attempt: Attempt, link: _Link) -> Response | None:
         """Put on disk what one attempt meant; the answer that makes the route be held, if it does."""
         message, policy, now = work.message, self._terms.policy, self._clock.now()
         work.source.close()
@@ -270,7 +270,7 @@ class Relay:
                 if reason == "changed":
                     progress = delivery.give_up(message, reason, _CHANGED, now)
                 await self._queue.fail(message, progress, reason)
-        self._log(message, message.progress, progress, attempt, now, self._delays(work, opened_at), session.relay)
+        self._log(message, message.progress, progress, attempt, now, self._delays(work, link), link.session.relay)
         if attempt.changed and isinstance(step, Retry):
             events.queue_trouble(
                 doing="send", reason="its producer wrote to it while it was sent", queue_id=message.queue_id
@@ -281,7 +281,7 @@ class Relay:
         if asked and attempt.route is None and attempt.cut is None and route_fault is None:
             self._route.proven()
         if self._terms.strict_order and isinstance(step, Retry):
-            session.finish(stopping=True)  # nothing may overtake a deferred message
+            link.session.finish(stopping=True)  # nothing may overtake a deferred message
         return attempt.route or route_fault
 
     async def _take_back(self, refused: tuple[str, ...], refusal: Response, last: str, now: float) -> None:
@@ -300,13 +300,12 @@ class Relay:
         self._watch = self._watch.observe(self._clock.now(), monotonic)
         return self._watch.trusts(monotonic)
 
-    def _delays(self, work: _Claimed, opened_at: float) -> str:
-        """Postfix's delays=a/b/c/d: before we looked at it, in our hands, connecting, sending; in seconds."""
-        now = self._clock.monotonic()
-        sending = now - max(work.taken_at, opened_at)
-        waited = max(self._clock.now() - work.message.progress.arrived_at - (now - work.taken_at), 0.0)
-        ours = max(opened_at - work.taken_at, 0.0)
-        return "/".join(f"{seconds:.2g}" for seconds in (waited, ours, 0.0, sending))
+    def _delays(self, work: _Claimed, link: _Link) -> str:
+        """Postfix's delays=a/b/c/d: waiting, in our hands, connecting, sending; in seconds."""
+        connecting, link.setup = link.setup, 0.0
+        sending = self._clock.monotonic() - work.taken_at
+        waiting = self._clock.now() - work.message.progress.arrived_at - sending - connecting
+        return "/".join(f"{max(seconds, 0.0):.2g}" for seconds in (waiting, 0.0, connecting, sending))
 
     def _log(
         self,

@@ -135,11 +135,13 @@ class Route:
 
     async def _connect(self, stop: asyncio.Event) -> Session | None:
         """Connect, but drop it when `stop` comes first: nothing is under way yet that would be worth waiting for."""
+        began = self._clock.monotonic()
         opening = asyncio.ensure_future(self._opener())
         session: Session | None = None
         try:
             if await self._or_stop(stop, asyncio.wait([opening])):
                 session = opening.result()
+                session.setup = self._clock.monotonic() - began
             return session
         finally:
             opening.cancel()

@@ -54,6 +54,7 @@ class Session:
     ) -> None:
         self.extensions = extensions
         self.relay = relay  # host[ip]:port, for log lines
+        self.setup = 0.0  # seconds from DNS to AUTH; told by whoever opened it
         self.tls = tls  # protocol version and cipher; "" without TLS
         self.trace: Callable[[str, bytes], None] = _nobody  # told what is said (">") and heard ("<"); never a body
         self._transport = transport
