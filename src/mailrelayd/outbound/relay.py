@@ -138,7 +138,7 @@ class Relay:
         return lost if lost and session.settled == 0 and not cut and lost.stage is not Stage.LOCAL else None
 
     def _doubt_first(self, attempt: Attempt, trouble: Response) -> Attempt:
-        """The attempt, blamed on its message where the same one met a server that hung up at MAIL without a word, time after time.
+        """The attempt, blamed on its message where a server hung up on its MAIL without a word, time after time.
 
         Once, that is the route's trouble. But the message comes first again after every probe: if it were the
         cause, it would stop all others for ever.
