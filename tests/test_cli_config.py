@@ -115,7 +115,7 @@ def test_check_looks_for_a_credential_where_there_are_some(
     assert call("check", "--config", written(tmp_path, text)) == os.EX_CONFIG
     err = capsys.readouterr().err
     assert "outbound.smarthost.user: the program /no/such/program cannot be found" in err
-    assert "add LoadCredential=smtp.password:PATH to the unit" in err
+    assert "put it into /etc/mailrelayd/credentials/smtp.password" in err
 
 
 @pytest.mark.parametrize(
