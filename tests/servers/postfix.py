@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.servers.certificates import Certificates
 from tests.servers.dovecot import DovecotAuth
-from tests.servers.process import end, free_port, greets, wait_until
+from tests.servers.process import end, free_port, greets, refuses, wait_until
 
 PROGRAM = "postfix"
 MAILBOX_OWNER = "nobody"  # virtual(8) never writes as root
@@ -155,6 +155,8 @@ class Postfix:
         if self._process is not None:
             end(self._process)
             self._process = None
+            # Its children share the listening sockets, and are gone a moment after their master.
+            wait_until(lambda: refuses(self.port) and refuses(self.tls_port), 30, self.log)
 
     @property
     def running(self) -> bool:

@@ -54,6 +54,17 @@ def greets(port: int) -> bool:
     return False
 
 
+def refuses(port: int) -> bool:
+    """Whether nobody listens on this loopback port."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        pass  # reset: a listener in its last moment
+    return False
+
+
 def end(process: subprocess.Popen[bytes], seconds: float = 10) -> int:
     """SIGTERM to the process, SIGKILL to what is left of its group; the exit status."""
     if process.poll() is None:
