@@ -21,19 +21,8 @@ import pytest
 from mailrelayd import durable
 from mailrelayd.operate import events
 from mailrelayd.outbound import pickup as pickup_module
-from mailrelayd.outbound.pickup import (
-    LINKED,
-    ORPHANED,
-    SWEEP,
-    Examiner,
-    Later,
-    Pickup,
-    Ready,
-    Refused,
-    Rules,
-    Unusable,
-    is_candidate,
-)
+from mailrelayd.outbound.examine import LINKED, Examiner, Later, Ready, Refused, Rules, Unusable, is_candidate
+from mailrelayd.outbound.pickup import ORPHANED, SWEEP, Pickup
 from mailrelayd.outbound.queue import Verb
 from mailrelayd.outbound.stored import Reading
 from tests.manual_clock import ManualClock
@@ -206,7 +195,7 @@ import sys
 from pathlib import Path
 from mailrelayd import durable
 from mailrelayd.clock import SystemClock
-from mailrelayd.outbound.pickup import Examiner, Rules
+from mailrelayd.outbound.examine import Examiner, Rules
 folder = durable.Folder(Path(sys.argv[1]))
 print(Examiner(Rules(), SystemClock()).look(folder, "a.eml", renamed=True))
 """

@@ -830,7 +830,8 @@ MEASURE = """
 import asyncio, json, os, resource, sys, time
 from pathlib import Path
 from mailrelayd.clock import SystemClock
-from mailrelayd.outbound.pickup import Pickup, Rules
+from mailrelayd.outbound.examine import Rules
+from mailrelayd.outbound.pickup import Pickup
 from mailrelayd.outbound.spool import Spool
 from mailrelayd.operate import events
 

@@ -7,7 +7,7 @@ The path of a message
 ---------------------
 ::
 
-    producer --rename--> pickup/NAME.eml      outbound/pickup.py    is it ready? may it be taken? whose is it?
+    producer --rename--> pickup/NAME.eml      outbound/examine.py   is it ready? may it be taken? (pickup.py: the loop)
                              | rename         outbound/envelope.py  who sends, who receives (pure)
                              v
                          queue/ID.eml         outbound/spool.py     claim, complete, defer, fail: each on disk

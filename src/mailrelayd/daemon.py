@@ -25,8 +25,9 @@ from mailrelayd.folders import node_name, prepare_folders
 from mailrelayd.operate import control, events, log, notify
 from mailrelayd.outbound import smtp
 from mailrelayd.outbound.delivery import Policy
+from mailrelayd.outbound.examine import Rules
 from mailrelayd.outbound.listing import shown
-from mailrelayd.outbound.pickup import Pickup, Rules
+from mailrelayd.outbound.pickup import Pickup
 from mailrelayd.outbound.queue import Verb
 from mailrelayd.outbound.relay import Relay, Terms
 from mailrelayd.outbound.route import Route

@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     from mailrelayd.cli.daemonside import CommandError, settings_of
     from mailrelayd.clock import SystemClock
     from mailrelayd.daemon import rules_of
-    from mailrelayd.outbound.pickup import Examiner, is_candidate
+    from mailrelayd.outbound.examine import Examiner, is_candidate
 
     try:
         settings = settings_of(arguments)
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _told(verdict: object, account: Any) -> dict[str, Any]:
     from mailrelayd.outbound.envelope import rewrite
-    from mailrelayd.outbound.pickup import Later, Ready, Refused, Unusable
+    from mailrelayd.outbound.examine import Later, Ready, Refused, Unusable
 
     match verdict:
         case Ready(derived=derived, sidecar=sidecar):
