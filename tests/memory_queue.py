@@ -188,7 +188,8 @@ class MemoryQueue:
     def _due(self) -> list[str]:
         mono = self.clock.monotonic()
         ids = sorted(queue_id for queue_id, item in self.waiting.items() if item.due <= mono)
-        if self.strict_order and ids and any(i < ids[0] and mono < w.due < HELD for i, w in self.waiting.items()):
+        refused = [i for i, w in self.waiting.items() if mono < w.due < HELD and w.message.progress.recipients]
+        if self.strict_order and ids and any(i < ids[0] for i in refused):
             return []
         return ids
 

@@ -280,7 +280,7 @@ class Bench(SpoolBench):
 @pytest.fixture
 async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
     made = Bench(tmp_path)
-    for name in ("message_queued", "message_failed", "pickup_refused", "spool_full"):
+    for name in ("message_queued", "message_failed", "pickup_refused", "spool_full", "queue_trouble"):
 
         def say(name: str = name, **keys: Any) -> None:
             made.said.setdefault(name, []).append(keys)
@@ -384,6 +384,40 @@ async def test_an_overflow_means_a_sweep(bench: Bench, monkeypatch: pytest.Monke
     (bench.top / "b.eml").write_bytes(MAIL)
     Told.events.put_nowait(SimpleNamespace(name=None, watch=None, mask=0))
     await until(lambda: "c.eml" in bench.queued)
+
+
+async def test_without_events_the_sweeps_have_to_do(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel gives each user only so many inotify instances: said once, and looked more often."""
+
+    def none() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(pickup_module, "Inotify", none)
+    await bench.start()
+    (bench.top / "a.eml").write_bytes(MAIL)
+    await bench.passes(2)
+    assert bench.queued == ["a.eml"]
+    assert [one["doing"] for one in bench.said["queue_trouble"]] == ["watch the pickup folder"]
+
+
+async def test_a_folder_that_cannot_be_read_for_a_while_ends_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too many open files, a file system that is away: the next sweep finds what is there."""
+    right, errors = durable.Folder.names, [OSError(errno.EMFILE, "Too many open files")]
+
+    def names(self: durable.Folder) -> Any:
+        if errors:
+            raise errors.pop()
+        return right(self)
+
+    monkeypatch.setattr(durable.Folder, "names", names)
+    (bench.top / "a.eml").write_bytes(MAIL)
+    await bench.start()
+    assert bench.queued == []
+    await bench.passes()
+    assert bench.queued == ["a.eml"]
+    assert len(bench.said["queue_trouble"]) == 1
 
 
 async def test_a_message_with_a_sidecar(bench: Bench) -> None:

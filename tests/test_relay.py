@@ -414,6 +414,18 @@ async def test_a_message_whose_sender_makes_the_server_hang_up_does_not_stop_the
         assert list(bench.status(bad).values()) == ["deferred"]
 
 
+async def test_a_message_that_breaks_the_connection_before_any_answer_does_not_stop_the_others() -> None:
+    """With its whole group in one packet, something on the way may drop it before the RSET is answered."""
+    async with relaying(Script({"RSET": [hang_up, hang_up, hang_up, "250 ok"]}, extensions=PIPELINED)) as (bench, _):
+        ids = bench.put(*NAMES[:3])
+        bench.begin()
+        await bench.quiet()
+        assert bench.route.held is not None
+        await bench.pass_time(60)
+        assert bench.queue.sent == ids[1:]
+        assert list(bench.status(ids[0]).values()) == ["deferred"]
+
+
 async def test_three_messages_cut_in_a_row_hold_the_route() -> None:
     """Then it is the smarthost: one message per probe finds out when it is over, and everything drains."""
     answers: list[str | Fault] = [*[hang_up] * 5, "354 go"]

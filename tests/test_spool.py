@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,9 +22,9 @@ from hypothesis import HealthCheck, settings
 from mailrelayd import durable
 from mailrelayd.outbound import queueid
 from mailrelayd.outbound.queue import Place, Verb
-from mailrelayd.outbound.record import Claim
+from mailrelayd.outbound.record import Claim, Record
 from mailrelayd.outbound.spool import Spool
-from mailrelayd.outbound.stored import stamp_of
+from mailrelayd.outbound.stored import Reader, stamp_of
 from mailrelayd.outbound.values import Envelope, Progress, QueuedMessage, Status
 from tests.manual_clock import ManualClock
 from tests.queue_contract import (
@@ -595,6 +596,39 @@ async def test_ids_go_on_after_a_restart_with_the_clock_set_back(bench: SpoolBen
     bench.clock.wall -= back
     await bench.reopen()
     assert bench.queue.new_id() > max(used)
+
+
+async def test_a_wrong_date_for_a_moment_does_not_last(bench: SpoolBench) -> None:
+    """Ids never go back, so they stay ahead; when a message arrived is told by its claim, not by its id."""
+    right = bench.clock.wall = time.time()
+    bench.clock.wall = right + 10 * 365 * 86400
+    ahead = await bench.put("a")
+    bench.clock.wall = right
+    behind = await bench.put("b")
+    assert behind > ahead
+    await claimed(bench.queue)
+    message = await claimed(bench.queue)
+    assert message.progress.arrived_at == pytest.approx(right, abs=60)
+    assert bench.queue.figures().oldest == pytest.approx(right, abs=60)
+
+
+async def test_a_passing_trouble_with_a_file_is_over_by_itself(
+    bench: SpoolBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too many open files, a disk that hiccups: the message is looked at again, without anybody's help."""
+    queue_id = await bench.put("a")
+    right, errors = Reader.record, [OSError(errno.EMFILE, "Too many open files")]
+
+    def record(self: Reader, wanted: str, *, failed: bool = False) -> Record | None:
+        if errors:
+            raise errors.pop()
+        return right(self, wanted, failed=failed)
+
+    monkeypatch.setattr(Reader, "record", record)
+    assert await claim(bench.queue) is None
+    assert bench.queue.figures().held == 0
+    bench.clock.advance(30)
+    assert (await claimed(bench.queue)).queue_id == queue_id
 
 
 async def test_ids_stay_above_those_that_are_there(bench: SpoolBench) -> None:

@@ -13,6 +13,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from mailrelayd.config.settings import OutboundAccount, Settings
 from mailrelayd.folders import node_name, prepare_folders
 from mailrelayd.operate import control, events, log, notify
 from mailrelayd.outbound import smtp
-from mailrelayd.outbound.delivery import Policy
+from mailrelayd.outbound.delivery import ClockTrust, Policy
 from mailrelayd.outbound.examine import Rules
 from mailrelayd.outbound.listing import shown
 from mailrelayd.outbound.pickup import Pickup
@@ -39,6 +40,7 @@ from mailrelayd.outbound.tlsmemory import TlsMemory
 from mailrelayd.outbound.values import Response, Stage
 
 STATUS_EVERY = 10.0  # seconds between two STATUS= lines
+SWEEP_FIRST = 600.0  # seconds after the start
 SWEEP_EVERY = 3600.0  # seconds between two looks for what keep_sent and keep_failed let go
 
 
@@ -87,7 +89,15 @@ def rules_of(settings: Settings) -> Rules:
 class Generation:
     """Everything that one configuration decides about."""
 
-    def __init__(self, settings: Settings, node: str, spool: Spool, clock: Clock, watchdog: notify.Watchdog) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        node: str,
+        spool: Spool,
+        clock: Clock,
+        watchdog: notify.Watchdog,
+        may_expire: Callable[[], bool],
+    ) -> None:
         self.settings = settings
         self.stop = asyncio.Event()
         self._watchdog = watchdog
@@ -111,7 +121,7 @@ class Generation:
                 account.strict_order,
                 account.data_timeout + account.command_timeout + smtp.BODY_STALL,
             )
-            relay = Relay(spool, self.route, terms, clock)
+            relay = Relay(spool, self.route, terms, clock, may_expire)
             self._relays = [relay] * account.connections
 
     async def run(self) -> None:
@@ -159,6 +169,9 @@ def opener(account: OutboundAccount, settings: Settings, node: str) -> Callable[
         remembered = TlsMemory(settings.state.directory, account.host) if account.security == "auto" else None
         try:
             session = await smtp.connect(account, user=user, password=password, hello=node, remembered=remembered)
+        except RouteTrouble as trouble:
+            # Some servers repeat what they did not understand, and this answer is shown in many places.
+            raise RouteTrouble(replace(trouble.response, text=log.masked(trouble.response.text))) from trouble
         except (OSError, ValueError) as error:  # of STATE/tls.json: fail closed, but say so
             raise RouteTrouble(Response(Stage.TLS, 0, "", f"tls.json: {error}")) from error
         if settings.log.protocol_debug:
@@ -189,7 +202,8 @@ class Daemon:
         self._watchdog = notify.Watchdog(clock)
         reports = Reports(self._watchdog)
         self._spool = Spool(settings.spool.directory, node=self._node, clock=clock, report=reports)
-        self._generation = Generation(settings, self._node, self._spool, clock, self._watchdog)
+        self._trust = ClockTrust(clock.now, clock.monotonic)
+        self._generation = self._generate(settings)
         self._control = control.Server(control.socket_path(settings.state.directory), self._answer)
         self._stop = asyncio.Event()
         self._hung_up = asyncio.Event()
@@ -217,6 +231,9 @@ class Daemon:
             await self._control.close()
             self._spool.close()
 
+    def _generate(self, settings: Settings) -> Generation:
+        return Generation(settings, self._node, self._spool, self._clock, self._watchdog, self._trust.given)
+
     def _announce(self) -> None:
         account = self._loaded.settings.account
         waiting = self._spool.figures().waiting
@@ -231,7 +248,7 @@ class Daemon:
             if self._stop.is_set():
                 return
             before, settings = self._generation, self._loaded.settings
-            self._generation = Generation(settings, self._node, self._spool, self._clock, self._watchdog)
+            self._generation = self._generate(settings)
             if before.route is not None and self._generation.route is not None:
                 self._generation.route.inherit(before.route)
             notify.ready(self._status_line())
@@ -268,15 +285,19 @@ class Daemon:
         notify.reloading()
         log.setup(loaded.settings.log.format, loaded.settings.log.level)
         events.config_loaded(file=str(self._path), sha256=loaded.sha256, by=by, changed=changed)
-        self._generation.end()
+        if set(changed) <= {"log.format", "log.level"}:
+            notify.ready(self._status_line())  # nothing that any loop depends on
+        else:
+            self._generation.end()
         return changed
 
     # -- house-keeping -----------------------------------------------------------------------------------------
 
     async def _keep_house(self) -> None:
-        sweep_at = 0.0
+        # Not at once: a machine without a battery-backed clock begins with a wrong date.
+        sweep_at = self._clock.monotonic() + SWEEP_FIRST
         while not self._stop.is_set():
-            if self._clock.monotonic() >= sweep_at:
+            if self._clock.monotonic() >= sweep_at and self._trust.given():
                 sweep_at = self._clock.monotonic() + SWEEP_EVERY
                 with suppress(OSError):
                     await self._spool.sweep(self._loaded.settings.spool.keep_failed)

@@ -70,6 +70,7 @@ def test_reload(site: Site, daemon: StartDaemon, postfix: Postfix) -> None:
             site.probe = f"{number}s"
             running.configure(site.text)
             assert lines(running, "reload") == [{"changed": ["retry.probe"]}]
+            assert lines(running, "reload") == [{"changed": []}]
     running.wait_for_events("message.sent", 200)
     assert postfix.accepted() == message_ids(range(200))
     pid = running.pid

@@ -114,6 +114,11 @@ def conceal(secret: str) -> None:
     _secret_forms = re.compile("|".join(map(re.escape, forms)))
 
 
+def masked(text: str) -> str:
+    """`text` without the secrets that were concealed, for whatever shows it elsewhere than in the log."""
+    return _secret_forms.sub(MASK, text) if _secret_forms else text
+
+
 def escape(text: str) -> str:
     r"""`text` on one line: what is not printable as `\n`, `\x1b`, `\u2028`; a stray byte 0xff as `\xff`."""
     return text if text.isprintable() else _UNSAFE_CHARACTER.sub(_escaped, text)
@@ -272,7 +277,7 @@ def _concealed(value: Any) -> Any:
     if isinstance(value, bool | int | float):
         return value
     if isinstance(value, str):
-        return _secret_forms.sub(MASK, value) if _secret_forms else value
+        return masked(value)
     if isinstance(value, list | tuple | set | frozenset):
         return [_concealed(str(item)) for item in value]
     return _concealed(str(value))

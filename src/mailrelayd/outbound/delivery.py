@@ -16,7 +16,7 @@ refused 450, DATA is answered 554).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mailrelayd.outbound.values import (
@@ -405,6 +405,19 @@ class WallClockWatch:
     def trusts(self, monotonic: float) -> bool:
         """True where expiry may go by the wall clock."""
         return monotonic >= self.trusted_from
+
+
+class ClockTrust:
+    """A WallClockWatch that looks at two clocks each time it is asked."""
+
+    def __init__(self, wall: Callable[[], float], monotonic: Callable[[], float]) -> None:
+        self._wall, self._monotonic = wall, monotonic
+        self._watch = WallClockWatch(wall() - monotonic())
+
+    def given(self) -> bool:
+        """True where expiry may go by the wall clock now."""
+        self._watch = self._watch.observe(self._wall(), self._monotonic())
+        return self._watch.trusts(self._monotonic())
 
 
 # -- words for people --------------------------------------------------------------------------------------------

@@ -26,7 +26,8 @@ from mailrelayd.outbound.values import Progress, QueuedMessage, Response, Stage
 
 SWEEP = 30.0  # seconds between two looks at everything (network file systems give no events)
 ORPHANED = 36 * 3600.0  # seconds after which a sidecar without message is put aside
-PIECE = 200  # files taken in one go, so that a burst does not make the first of it wait
+BLIND_SWEEP = 2.0  # the same where the kernel gives no events at all
+PIECE = 50  # files taken in one go, so that a burst does not make the first of it wait
 WATCHED = Mask.MOVED_TO | Mask.CLOSE_WRITE | Mask.CREATE
 
 
@@ -96,33 +97,49 @@ class Pickup:
 
     async def run(self, stop: asyncio.Event, beat: Callable[[float], None]) -> None:
         """Take what is ready until `stop`. `beat` is told within how many seconds it will be called again."""
-        with Inotify() as inotify:
-            for folder in (self._top, self._new):
-                inotify.add_watch(folder.path, WATCHED)
-            reader = asyncio.create_task(self._listen(inotify), name="inotify")
-            try:
-                sweep_at = self._clock.monotonic()
-                while not stop.is_set():
-                    beat(SWEEP * 2)
-                    mono = self._clock.monotonic()
-                    if mono >= sweep_at or self._overflowed:
+        reader = self._watch()
+        try:
+            sweep_at = self._clock.monotonic()
+            while not stop.is_set():
+                beat(SWEEP * 2)
+                if reader is not None and reader.done():
+                    events.queue_trouble(doing="watch the pickup folder", reason=str(reader.exception()))
+                    reader = None
+                try:
+                    if self._clock.monotonic() >= sweep_at or self._overflowed:
                         self._overflowed = False
+                        sweep_at = self._clock.monotonic() + (SWEEP if reader else BLIND_SWEEP)
                         await self._sweep()
-                        sweep_at = mono + SWEEP
-                    await self._take_hinted(stop)
-                    until = min([sweep_at, *self._again.values()])
-                    if not self._hints and not self._overflowed:
-                        self._news.clear()
-                        if not stop.is_set():
-                            await self._clock.wait(self._news, max(until - self._clock.monotonic(), 0.0))
-                    self._ripen()
-                if reader.done():
-                    reader.result()
-            finally:
+                    await self._take_hinted(stop, beat)
+                except OSError as error:  # too many open files, a file system that is away: the next sweep sees
+                    events.queue_trouble(doing="look into the pickup folder", reason=error.strerror or str(error))
+                until = min([sweep_at, *self._again.values()])
+                if not self._hints and not self._overflowed:
+                    self._news.clear()
+                    if not stop.is_set():
+                        await self._clock.wait(self._news, max(until - self._clock.monotonic(), 0.0))
+                self._ripen()
+        finally:
+            if reader is not None:
                 reader.cancel()
                 await asyncio.wait([reader])
 
+    def _watch(self) -> asyncio.Task[None] | None:
+        """Listen to the kernel's events. Where it has no more to give (fs.inotify limits), sweeps have to do."""
+        try:
+            inotify = Inotify()
+        except OSError as error:
+            events.queue_trouble(doing="watch the pickup folder", reason=error.strerror or str(error))
+            return None
+        return asyncio.create_task(self._listen(inotify), name="inotify")
+
     async def _listen(self, inotify: Inotify) -> None:
+        with inotify:
+            for folder in (self._top, self._new):
+                inotify.add_watch(folder.path, WATCHED)
+            await self._hear(inotify)
+
+    async def _hear(self, inotify: Inotify) -> None:
         async for event in inotify:
             if event.name is None or event.watch is None:  # the kernel's queue overflowed: the sweep finds the rest
                 self._overflowed = True
@@ -183,7 +200,7 @@ class Pickup:
             and self._clock.now() - figures.st_ctime >= ORPHANED
         ]
 
-    async def _take_hinted(self, stop: asyncio.Event) -> None:
+    async def _take_hinted(self, stop: asyncio.Event, beat: Callable[[float], None]) -> None:
         hints, self._hints = self._hints, {}
         if not hints or not self._has_room(hints):
             return
@@ -191,6 +208,7 @@ class Pickup:
         for start in range(0, len(ordered), PIECE):
             if stop.is_set():
                 return
+            beat(SWEEP * 2)
             piece = ordered[start : start + PIECE]
             for key, result in await asyncio.to_thread(self._take_all, piece):
                 self._tell(key, result)
@@ -246,7 +264,8 @@ class Pickup:
             self._examiner.forget(folder, name)
             return _Failed(name, queue_id, found.detail)
         queue_id = self._spool.new_id()
-        progress = Progress(queueid.arrived_at(queue_id), not_before=found.sidecar.not_before if found.sidecar else 0.0)
+        arrived_at = min(queueid.arrived_at(queue_id), self._clock.now())  # ids may be ahead after a wrong date
+        progress = Progress(arrived_at, not_before=found.sidecar.not_before if found.sidecar else 0.0)
         size, rule = found.figures.st_size, found.derived.rule
         message = QueuedMessage(queue_id, found.derived.envelope, progress, size, rule, file=name)
         stamp = self._spool.take(

@@ -71,14 +71,17 @@ class _Link:
 class Relay:
     """What the connections to one smarthost share, and the loop that each of them runs."""
 
-    def __init__(self, queue: Queue, route: Route, terms: Terms, clock: Clock) -> None:
+    def __init__(
+        self, queue: Queue, route: Route, terms: Terms, clock: Clock, may_expire: Callable[[], bool] | None = None
+    ) -> None:
+        """`may_expire`: whether the wall clock can be trusted; by default it is watched from now on."""
         self._queue = queue
         self._route = route
         self._terms = terms
         self._clock = clock
         self._suspicion = Suspicion()
         self._first = ("", 0)  # the message that new connections broke on, and how often in a row
-        self._watch = delivery.WallClockWatch(clock.now() - clock.monotonic())
+        self._may_expire = may_expire or delivery.ClockTrust(clock.now, clock.monotonic).given
 
     async def run(self, number: int, stop: asyncio.Event, beat: Callable[[float], None]) -> None:
         """Connection `number` (0 is the first), until `stop`. `beat`: within how many seconds it is called again."""
@@ -103,6 +106,7 @@ class Relay:
         The answer is what makes the route to be held, if anything does.
         """
         link = _Link(session, session.setup)
+        session.alive = lambda: beat(self._terms.slowest)
         feeder = asyncio.create_task(self._feed(link, stop, beat), name="feed")
         blamed: Response | None = None
         cut, first = False, True
@@ -143,8 +147,10 @@ class Relay:
         Once, that is the route's trouble. But the message comes first again after every probe: if it were the
         cause, it would stop all others for ever.
         """
-        if trouble.stage is not Stage.MAIL or trouble.code or attempt != Attempt(attempt.transaction):
-            return attempt  # a 421 says that the server has no time for anybody
+        # In a group the connection may break before even the RSET is answered. A code says that the server has no
+        # time for anybody.
+        if trouble.stage not in (Stage.RSET, Stage.MAIL) or trouble.code or attempt != Attempt(attempt.transaction):
+            return attempt
         queue_id = attempt.transaction.queue_id
         self._first = (queue_id, self._first[1] + 1 if self._first[0] == queue_id else 1)
         return delivery.step_aside(attempt, trouble) if self._first[1] >= delivery.IN_A_ROW else attempt
@@ -294,11 +300,6 @@ class Relay:
                 progress = delivery.excuse_failed(entry.message.progress, refusal, self._terms.policy, now)
                 if await self._queue.bring_back(queue_id, progress):
                     events.queue_changed(verb="retry", queue_id=queue_id, by="route", reason="refused like all others")
-
-    def _may_expire(self) -> bool:
-        monotonic = self._clock.monotonic()
-        self._watch = self._watch.observe(self._clock.now(), monotonic)
-        return self._watch.trusts(monotonic)
 
     def _delays(self, work: _Claimed, link: _Link) -> str:
         """Postfix's delays=a/b/c/d: waiting, in our hands, connecting, sending; in seconds."""

@@ -56,6 +56,7 @@ class Session:
         self.relay = relay  # host[ip]:port, for log lines
         self.setup = 0.0  # seconds from DNS to AUTH; told by whoever opened it
         self.tls = tls  # protocol version and cipher; "" without TLS
+        self.alive: Callable[[], None] = lambda: None  # called with every answer
         self.trace: Callable[[str, bytes], None] = _nobody  # told what is said (">") and heard ("<"); never a body
         self._transport = transport
         self._deadlines = deadlines
@@ -273,6 +274,7 @@ class Session:
         self._pipeline.receive(data)
         if self._pipeline.answers_read != before:
             self._waiting_since = self._loop.time()
+            self.alive()
         self._notify()
 
     def disconnected(self, why: str) -> None:

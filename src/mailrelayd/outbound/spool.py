@@ -89,6 +89,7 @@ class Spool:
         self._known: dict[str, float] = {}  # waiting, not in flight -> due on clock.monotonic(); 0: now; HELD
         self._ready: list[str] = []  # heap; an entry counts while _known says 0
         self._later: list[tuple[float, str]] = []  # heap; an entry counts while _known agrees
+        self._wishes: set[str] = set()  # waiting because their producer asked for it, not because they were refused
         self._in_flight: dict[str, QueuedMessage] = {}
         self._stamps: dict[str, tuple[int, int, int]] = {}  # of files whose producer may still hold them open
         self._unsynced: set[Path] = set()  # pickup folders out of which files were renamed
@@ -120,6 +121,8 @@ class Spool:
                 self._known[queue_id] = HELD
             else:
                 self._known[queue_id] = HELD if entry.hold else self._when_due(entry.progress, now, mono)
+                if not entry.progress.recipients:
+                    self._wishes.add(queue_id)
         self._known.update(dict.fromkeys(found.plain, 0.0))
         self._ready = sorted(i for i, due in self._known.items() if due == 0.0)
         self._later = [(due, i) for i, due in self._known.items() if 0.0 < due < HELD]
@@ -205,7 +208,7 @@ class Spool:
         Its sidecar comes with it; `orphan`: the file itself is one. Raises OSError; then it stands where it stood.
         """
         queue_id = self.new_id()
-        progress = Progress(queueid.arrived_at(queue_id))
+        progress = Progress(min(queueid.arrived_at(queue_id), self._clock.now()))
         entry = Record(
             queue_id, 1, "unreadable", None, progress, reason="unreadable", detail=detail, file=name, claim=sidecar
         )
@@ -229,7 +232,7 @@ class Spool:
         """A claimed file is now in the queue. `stamp`: what it looked like, if its producer may still write."""
         if stamp is not None:
             self._stamps[message.queue_id] = stamp
-        self._put(message.queue_id, self._when_due(message.progress, self._clock.now(), self._clock.monotonic()))
+        self._put_by(message.queue_id, message.progress)
 
     async def sync_claims(self) -> None:
         """Make every claim durable: the pickup folders are about to be closed. Raises OSError."""
@@ -305,8 +308,10 @@ class Spool:
         return sum(1 for due in self._known.values() if due == 0.0) >= at_least
 
     def _must_wait(self) -> bool:
-        """With strict order, whether an older message is deferred."""
-        return self.strict_order and any(i < self._ready[0] for due, i in self._later if self._known.get(i) == due)
+        """With strict order, whether an older message is deferred; not_before holds up nobody else."""
+        return self.strict_order and any(
+            i < self._ready[0] and i not in self._wishes for due, i in self._later if self._known.get(i) == due
+        )
 
     async def _wait(self, seconds: float) -> bool:
         """Wait for news, the next message's time, or so many seconds; False when it was only the seconds."""
@@ -325,16 +330,20 @@ class Spool:
             if known is not None:
                 due = self._when_due(known.progress, self._clock.now(), self._clock.monotonic())
                 if due:
-                    self._put(queue_id, due)
+                    self._put_by(queue_id, known.progress)
                     return None
             message = self._reader.message(queue_id, known)
         except FileNotFoundError:
             return None
-        except (RecordError, OSError) as error:
+        except (RecordError, durable.NotRegularError, PermissionError) as error:
             trouble = error if isinstance(error, OSError) else OSError(0, str(error))
             self._report.trouble(f"read {queue_id}", trouble)
             # Kept, not guessed; an operator's `queue retry` reads it again.
             self._known[queue_id] = HELD
+            return None
+        except OSError as error:  # too many open files, a disk that hiccups: over some time later
+            self._report.trouble(f"read {queue_id}", error)
+            self._put(queue_id, self._clock.monotonic() + LONGEST_PAUSE)
             return None
         if isinstance(message, Unreadable):
             progress = Progress(queueid.arrived_at(queue_id))
@@ -349,6 +358,13 @@ class Spool:
         descriptor = self._queue.open(f"{message.queue_id}.eml")
         figures = os.fstat(descriptor)
         return FileSource(descriptor, self._stamps.get(message.queue_id) or stamp_of(figures), figures.st_uid)
+
+    def _put_by(self, queue_id: str, progress: Progress) -> None:
+        """Make an id wait as its progress says."""
+        due = self._when_due(progress, self._clock.now(), self._clock.monotonic())
+        if due and not progress.recipients:
+            self._wishes.add(queue_id)
+        self._put(queue_id, due)
 
     def _put(self, queue_id: str, due: float) -> None:
         """Make an id wait until `due` (0: it is ready)."""
@@ -418,6 +434,7 @@ class Spool:
 
     def _leave(self, queue_id: str) -> None:
         self._in_flight.pop(queue_id, None)
+        self._wishes.discard(queue_id)
         self._stamps.pop(queue_id, None)
 
     async def _settle(self, doing: str, operation: Callable[[], T]) -> T:
@@ -543,7 +560,7 @@ class Spool:
             return await carry_out(back)
         finally:
             if moved:
-                self._put(queue_id, self._when_due(progress, self._clock.now(), self._clock.monotonic()))
+                self._put_by(queue_id, progress)
 
     @staticmethod
     def _delete(folder: durable.Folder, queue_id: str) -> None:
@@ -589,7 +606,7 @@ class Spool:
             deferred=len(self._known) - due - held,
             held=held,
             in_flight=len(self._in_flight),
-            oldest=queueid.arrived_at(oldest) if oldest else 0.0,
+            oldest=min(queueid.arrived_at(oldest), self._clock.now()) if oldest else 0.0,
         )
 
     async def sweep(self, keep_failed: float) -> int:

@@ -106,8 +106,11 @@ class Reader:
         folder = self.failed if failed else self.queue
         descriptor = folder.open(f"{queue_id}.eml")
         try:
-            size = os.fstat(descriptor).st_size
-            progress = known.progress if known else Progress(queueid.arrived_at(queue_id))
+            figures = os.fstat(descriptor)
+            size = figures.st_size
+            # Ids never go back, so after a wrong date they may be ahead of the time; the rename that claimed it is not.
+            arrived_at = min(queueid.arrived_at(queue_id), figures.st_ctime_ns // 1000 / 1_000_000)
+            progress = known.progress if known else Progress(arrived_at)
             revision, file = (known.revision, known.file) if known else (0, "")
             if known is not None and known.envelope is not None:
                 return QueuedMessage(queue_id, known.envelope, progress, size, known.rule, revision, file)
