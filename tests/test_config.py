@@ -570,6 +570,10 @@ def test_port_follows_security_and_auth_follows_user(tmp_path: Path, lines_: str
             [":5: outbound.smarthost.allow_plaintext: is true, and a password is"],
         ),
         (
+            "security = 'auto'\nallow_plaintext = true\ntls.fingerprint = '" + "ab" * 32 + "'\n",
+            [":4: outbound.smarthost.allow_plaintext: is true, and in plain text no server can show"],
+        ),
+        (
             "strict_order = true\nconnections = 2\n",
             [":4: outbound.smarthost.connections: is above 1, and strict_order"],
         ),

@@ -14,7 +14,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import aiosmtplib
 import pytest
 import trustme
 
@@ -530,7 +532,7 @@ class Pki:
     ca_file: str
     other_ca_file: str
     client_file: str
-    pin: str
+    pins: dict[str, str]  # of the same names as contexts, where they differ
     contexts: dict[str, ssl.SSLContext]
 
 
@@ -559,8 +561,15 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pki]:
     context.verify_mode = ssl.CERT_REQUIRED
     ca.configure_trust(context)
     client = certificates(path, ca, "client", ca.issue_cert("client.example.com"))
-    pin = hashlib.sha256(ssl.PEM_cert_to_DER_cert(good.cert_chain_pems[0].bytes().decode())).hexdigest()
-    yield Pki(ca, str(path / "ca.pem"), str(path / "other.pem"), client, pin, contexts)
+    # Its own CA, and for nobody's host name: how appliances come.
+    (path / "self-signed.pem").write_bytes(other.private_key_pem.bytes() + other.cert_pem.bytes())
+    contexts["self-signed"] = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    contexts["self-signed"].load_cert_chain(path / "self-signed.pem")
+    pems = {name: leaf.cert_chain_pems[0] for name, leaf in leaves.items()} | {"self-signed": other.cert_pem}
+    pins = {
+        name: hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem.bytes().decode())).hexdigest() for name, pem in pems.items()
+    }
+    yield Pki(ca, str(path / "ca.pem"), str(path / "other.pem"), client, pins, contexts)
 
 
 def script(pki: Pki, security: str, name: str = "good", **more: object) -> Script:
@@ -600,6 +609,8 @@ async def test_a_message_goes_over_tls(pki: Pki, security: str) -> None:
         ("good", {"fingerprint": "00" * 32}, "not the pinned one"),
         ("good", {"fingerprint": "00" * 32, "verify": False}, "not the pinned one"),
         ("good", {"fingerprint": "abc"}, "64 hex digits"),
+        ("self-signed", {}, "or its fingerprint"),
+        ("self-signed", {"fingerprint": "00" * 32, "ca_file": ""}, "not the pinned one"),
         ("good", {"ca_file": "/nonexistent"}, "/nonexistent"),
         ("good", {"certificate": "/nonexistent"}, "/nonexistent"),
         ("good", {"minimum": "1.9"}, "1.9"),
@@ -629,6 +640,10 @@ async def test_a_certificate_that_is_not_right_holds_the_route(
         ("good", {"fingerprint": "pin"}),
         ("good", {"fingerprint": "PIN"}),
         ("good", {"fingerprint": "pin", "verify": False, "ca_file": ""}),
+        ("self-signed", {"fingerprint": "pin"}),
+        ("self-signed", {"fingerprint": "PIN", "ca_file": ""}),
+        ("wrong host", {"fingerprint": "pin"}),
+        ("expired", {"fingerprint": "pin"}),
         ("wrong host", {"verify": False}),
         ("expired", {"verify": False}),
         ("good", {"maximum": "1.2"}),
@@ -638,7 +653,9 @@ async def test_a_certificate_that_is_not_right_holds_the_route(
 async def test_a_certificate_that_is_right_is_taken(
     pki: Pki, security: str, name: str, settings: dict[str, str]
 ) -> None:
-    pins = {"pin": pki.pin, "PIN": "sha256:" + ":".join(pki.pin.upper()[i : i + 2] for i in range(0, 64, 2))}
+    """With the settings that go with it, every kind of certificate carries mail."""
+    pin = pki.pins.get(name, "")
+    pins = {"pin": pin, "PIN": "sha256:" + ":".join(pin.upper()[i : i + 2] for i in range(0, 64, 2))}
     chosen = {"ca_file": pki.ca_file, **settings}
     if "fingerprint" in chosen:
         chosen["fingerprint"] = pins[chosen["fingerprint"]]
@@ -650,6 +667,31 @@ async def test_a_certificate_that_is_right_is_taken(
         assert session.tls.startswith("TLSv1.2 " if "maximum" in chosen else "TLSv1.3 ")
         assert code((await sent(session, "a"))[0].body) == 250
         await session.close()
+
+
+@both
+async def test_a_wrong_pin_is_met_before_anything_is_said_over_tls(pki: Pki, security: str) -> None:
+    """A server that is not the pinned one hears no EHLO inside TLS, and so no password."""
+    async with serving(script(pki, security, "self-signed")) as server:
+        account = Account(server.port, security=security, auth="password", tls=Tls(fingerprint=pki.pins["good"]))
+        response = await trouble(account, user="relay", password="secret")
+    assert response.stage is Stage.TLS
+    before = ["EHLO client.example.com", "STARTTLS"] if security == "starttls" else []
+    assert server.lines == before
+
+
+@both
+async def test_a_ca_file_is_trusted_instead_of_the_system(
+    pki: Pki, security: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A CA of the system, taken without a ca_file, is refused where a ca_file names another."""
+    monkeypatch.setenv("SSL_CERT_FILE", pki.ca_file)
+    async with serving(script(pki, security)) as server:
+        session = await smtp.connect(Account(server.port, security=security), hello="client.example.com")
+        await session.close()
+        response = await trouble(Account(server.port, security=security, tls=Tls(ca_file=pki.other_ca_file)))
+    assert response.stage is Stage.TLS
+    assert "CA" in response.text
 
 
 async def test_a_server_that_wants_a_certificate_we_have_not_holds_the_route(pki: Pki) -> None:
@@ -746,6 +788,123 @@ async def test_a_port_that_expects_tls_is_guessed(pki: Pki) -> None:
         response = await trouble(Account(server.port, security="starttls", command_timeout=SHORT))
     assert response.stage is Stage.GREETING
     assert 'security = "tls"' in response.text
+
+
+@asynccontextmanager
+async def silent_port() -> AsyncIterator[int]:
+    """A port that takes the connection and never says a word."""
+    async with serving(Script({"GREETING": [scripted_smtp.silence]})) as server:
+        yield server.port
+
+
+async def test_a_silent_tls_port_is_given_up_after_connect_timeout() -> None:
+    """It is named as a handshake that did not end, long before command_timeout."""
+    begin = time.monotonic()
+    async with silent_port() as port:
+        response = await trouble(Account(port, security="tls", connect_timeout=SHORT, command_timeout=60.0))
+    assert time.monotonic() - begin < LONG
+    assert response.stage is Stage.TLS
+    assert response.text == f"no TLS handshake within {SHORT:g} s; a port that speaks plain text keeps silent like this"
+
+
+async def test_dns_tcp_and_tls_share_one_connect_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What DNS has used up, the handshake no longer has."""
+    loop = asyncio.get_running_loop()
+    resolve, now, lost = loop.getaddrinfo, loop.time, 0.0
+
+    async def slow(*args: Any, **options: Any) -> Any:
+        nonlocal lost
+        found = await resolve(*args, **options)
+        lost = 58.0
+        return found
+
+    monkeypatch.setattr(loop, "time", lambda: now() + lost)
+    monkeypatch.setattr(loop, "getaddrinfo", slow)
+    begin = time.monotonic()
+    async with silent_port() as port:
+        response = await trouble(Account(port, security="tls", connect_timeout=60.0, command_timeout=600.0))
+    assert time.monotonic() - begin < LONG
+    assert response.text.startswith("no TLS handshake within 60 s")
+
+
+@pytest.mark.parametrize(("connect", "command"), [(LONG, SHORT), (1.0, 1.5)])
+async def test_a_greeting_inside_tls_has_command_timeout(pki: Pki, connect: float, command: float) -> None:
+    """Once TLS stands, connect_timeout neither shortens nor lengthens the wait for the greeting."""
+    begin = time.monotonic()
+    async with serving(script(pki, "tls", answers={"GREETING": [scripted_smtp.silence]})) as server:
+        tls = Tls(ca_file=pki.ca_file)
+        account = Account(server.port, security="tls", connect_timeout=connect, command_timeout=command, tls=tls)
+        response = await trouble(account)
+    assert command <= time.monotonic() - begin < LONG - 1
+    assert (response.stage, response.text) == (Stage.GREETING, f"no greeting within {command:g} s")
+
+
+async def test_a_handshake_that_hangs_after_starttls_is_named(pki: Pki) -> None:
+    """A server that says 220 and then nothing has answered STARTTLS: it is TLS that is missing."""
+
+    async def no_tls(conversation: Conversation) -> None:
+        await conversation.say("220 go ahead")
+        await scripted_smtp.silence(conversation)
+
+    async with serving(script(pki, "starttls", answers={"STARTTLS": [no_tls]})) as server:
+        response = await trouble(Account(server.port, security="starttls", command_timeout=SHORT))
+    assert (response.stage, response.text) == (Stage.TLS, f"no TLS handshake within {SHORT:g} s after STARTTLS")
+
+
+async def test_a_connection_that_is_gone_before_pin_or_login_is_route_trouble(pki: Pki) -> None:
+    """Even between two commands the library's own errors stay inside."""
+    account = Account(465, security="tls", auth="password", tls=Tls(fingerprint=pki.pins["good"]))
+    opening = smtp._Opening(account, "relay", "x", "client.example.com", ssl.create_default_context())
+    gone = aiosmtplib.SMTP()
+    with pytest.raises(RouteTrouble, match="tls: the server closed the connection"):
+        opening._check_pin(gone)
+    with pytest.raises(RouteTrouble, match="auth: the server closed the connection"):
+        await opening._authenticate(gone)
+
+
+def test_the_longest_opening_counts_every_way_and_wait() -> None:
+    """It follows from connect_timeout, command_timeout and the ways that may be tried."""
+
+    def longest(port: int | None = None, **settings: Any) -> float:
+        return smtp.longest_opening(Account(port, connect_timeout=10.0, command_timeout=60.0, **settings))
+
+    files = longest(security="none") - (10 + 3 * 60)
+    assert 0 < files < 10
+    assert longest(security="tls") == files + 10 + 3 * 60
+    assert longest(security="starttls") == files + 10 + 6 * 60
+    assert longest(25, security="auto") == files + 2 * 10 + 9 * 60
+    assert longest(security="auto") == files + 3 * 10 + 15 * 60
+    assert longest(security="auto", allow_plaintext=True) == files + 5 * 10 + 21 * 60
+
+
+@pytest.mark.parametrize("security", ["tls", "starttls", "auto", "none"])
+async def test_opening_ends_after_the_longest_opening(security: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever waits inside, connect gives up in time and leaves nothing open."""
+    monkeypatch.setattr(smtp, "longest_opening", lambda _: SHORT)
+    begin = time.monotonic()
+    async with silent_port() as port:
+        response = await trouble(Account(port, security=security, connect_timeout=60.0, command_timeout=60.0))
+    assert time.monotonic() - begin < LONG
+    assert response.stage is Stage.CONNECT
+    assert response.text == f"no connection was ready for mail within {SHORT:g} s, all tries together"
+
+
+@pytest.mark.parametrize(
+    ("size", "limit"),
+    [
+        ("SIZE", 0),
+        ("SIZE 1000", 1000),
+        ("SIZE " + "9" * 20, 10**20 - 1),
+        ("SIZE " + "9" * 21, 0),
+        ("SIZE " + "9" * 5000, 0),
+        ("SIZE many", 0),
+        ("HELP", None),
+    ],
+)
+async def test_a_size_that_makes_no_sense_is_no_limit(size: str, limit: int | None) -> None:
+    """A server's SIZE is taken as it is meant, and ignored where it cannot be a size."""
+    async with serving(Script(extensions=(size,))) as server, connected(server) as session:
+        assert session.extensions.size == limit
 
 
 def free_port() -> int:
@@ -944,6 +1103,70 @@ async def test_auto_takes_the_safest_there_is_and_remembers_it(pki: Pki) -> None
             assert session.tls
             await session.close()
         assert memory.seen == (security, server.port)
+
+
+@dataclass
+class Broken(Memory):
+    """A memory on a disk that fails."""
+
+    error: Exception = field(default_factory=lambda: OSError(28, "No space left on device"))
+    at: str = "saw"
+
+    def best(self) -> tuple[str, int] | None:
+        if self.at == "best":
+            raise self.error
+        return self.seen
+
+    def saw(self, level: str, port: int) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), ValueError("/state/tls.json: is damaged")])
+async def test_auto_without_its_memory_does_not_begin(error: Exception) -> None:
+    """Who cannot know what the server offered before must not take less."""
+    async with serving(Script()) as server:
+        account = Account(server.port, security="auto", allow_plaintext=True)
+        with pytest.raises(RouteTrouble, match=r"tls\.json") as caught:
+            await smtp.connect(account, hello="c.example.com", remembered=Broken(error=error, at="best"))
+    assert caught.value.response.stage is Stage.TLS
+    assert str(error) in caught.value.response.text
+    assert server.conversations == []
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("/state/tls.json: is damaged")])
+@pytest.mark.parametrize("seen", [None, ("none", 25)])
+async def test_auto_that_cannot_remember_more_safety_holds_the_route(
+    pki: Pki, seen: tuple[str, int] | None, error: Exception
+) -> None:
+    """The connection is let go, and what is wrong with tls.json is told."""
+    async with serving(script(pki, "starttls")) as server:
+        account = Account(server.port, security="auto", tls=Tls(ca_file=pki.ca_file))
+        with pytest.raises(RouteTrouble, match=r"tls\.json") as caught:
+            await smtp.connect(account, hello="c.example.com", remembered=Broken(seen, error))
+        await closed(server.conversations[-1])
+    assert caught.value.response.stage is Stage.TLS
+    assert str(error) in caught.value.response.text
+
+
+async def closed(conversation: Conversation) -> None:
+    """Wait until the client has hung up."""
+    async with asyncio.timeout(LONG):
+        while not conversation.reader.at_eof():
+            if conversation.reader.exception() is not None:
+                return
+            await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize(("security", "seen"), [("starttls", ("starttls", 1)), ("none", None), ("none", ("none", 1))])
+async def test_auto_that_cannot_remember_another_port_goes_on(
+    pki: Pki, security: str, seen: tuple[str, int] | None
+) -> None:
+    """A full disk stops no mail where it costs no safety."""
+    async with serving(script(pki, "starttls") if security == "starttls" else Script()) as server:
+        account = Account(server.port, security="auto", allow_plaintext=True, tls=Tls(ca_file=pki.ca_file))
+        session = await smtp.connect(account, hello="c.example.com", remembered=Broken(seen))
+        assert bool(session.tls) is (security == "starttls")
+        await session.close()
 
 
 async def test_auto_refuses_less_than_it_has_seen(pki: Pki) -> None:

@@ -39,6 +39,7 @@ from mailrelayd.outbound.stored import Reading
 from mailrelayd.outbound.tlsmemory import TlsMemory
 from mailrelayd.outbound.values import Response, Stage
 
+RESOLVING = 60.0  # seconds that fetching user and password may take at most (each command: has 10 s)
 STATUS_EVERY = 10.0  # seconds between two STATUS= lines
 SWEEP_FIRST = 600.0  # seconds after the start
 SWEEP_EVERY = 3600.0  # seconds between two looks for what keep_sent and keep_failed let go
@@ -111,7 +112,13 @@ class Generation:
         self.route: Route | None = None
         self._relays: list[Relay] = []
         if account is not None:
-            self.route = Route(account.name, opener(account, settings, node), probe=settings.retry.probe, clock=clock)
+            self.route = Route(
+                account.name,
+                opener(account, settings, node),
+                probe=settings.retry.probe,
+                clock=clock,
+                opening=smtp.longest_opening(account) + RESOLVING,
+            )
             terms = Terms(
                 node,
                 account.from_address,
@@ -172,8 +179,6 @@ def opener(account: OutboundAccount, settings: Settings, node: str) -> Callable[
         except RouteTrouble as trouble:
             # Some servers repeat what they did not understand, and this answer is shown in many places.
             raise RouteTrouble(replace(trouble.response, text=log.masked(trouble.response.text))) from trouble
-        except (OSError, ValueError) as error:  # of STATE/tls.json: fail closed, but say so
-            raise RouteTrouble(Response(Stage.TLS, 0, "", f"tls.json: {error}")) from error
         if settings.log.protocol_debug:
             session.trace = lambda direction, said: trace(session.relay, direction, said)
         return session

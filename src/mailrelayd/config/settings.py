@@ -120,6 +120,9 @@ def account_rules(account: OutboundAccount) -> list[Rule]:
     if account.auth == "password" and account.allow_plaintext:
         text = 'is true, and a password is never sent in clear: set it to false, or auth = "none"'
         rules.append(Rule("allow_plaintext", text, "auth", "user"))
+    if account.allow_plaintext and account.tls.fingerprint:
+        text = "is true, and in plain text no server can show the certificate of tls.fingerprint: leave one of them out"
+        rules.append(Rule("allow_plaintext", text))
     if account.strict_order and account.connections > 1:
         text = "is above 1, and strict_order needs one connection: set it to 1, or strict_order to false"
         rules.append(Rule("connections", text, "strict_order"))

@@ -20,19 +20,27 @@ from mailrelayd.outbound.values import Response, Stage
 
 # Trouble of these stages shows only when mail is sent, so a login alone does not prove that it is over.
 WITHIN_TRANSACTIONS = frozenset({Stage.RSET, Stage.MAIL, Stage.RCPT, Stage.DATA, Stage.BODY, Stage.IDLE})
-OPENING = 120.0  # seconds that connecting, TLS and login may take together
 
 
 class Route:
     """Shared by all connections to one account."""
 
-    def __init__(self, account: str, opener: Callable[[], Awaitable[Session]], *, probe: float, clock: Clock) -> None:
-        """`opener` connects and logs in, or raises RouteTrouble; `probe` in seconds."""
+    def __init__(
+        self,
+        account: str,
+        opener: Callable[[], Awaitable[Session]],
+        *,
+        probe: float,
+        clock: Clock,
+        opening: float = 120.0,
+    ) -> None:
+        """`opener` connects and logs in within `opening` seconds, or raises RouteTrouble; `probe` in seconds."""
         self.account = account
         self.relay = ""  # host[ip]:port of the last connection
         self.last_contact = 0.0  # seconds since the epoch; 0: none yet
         self._opener = opener
         self._probe = probe
+        self._opening_takes = opening
         self._clock = clock
         self._opening = False
         self._open = 0  # connections given out
@@ -83,7 +91,7 @@ class Route:
 
         Only one is opened at a time, and while the route is held there is only one.
         """
-        beat(self._probe + OPENING)
+        beat(self._probe + self._opening_takes)
         if self._opening or (self._open and (self._held is not None or self._clock.monotonic() < self._enough_until)):
             await self._or_stop(stop, self._news.wait(), self._probe)
             return None
@@ -96,7 +104,7 @@ class Route:
 
     async def _open_first(self, stop: asyncio.Event, beat: Callable[[float], None]) -> Session | None:
         async def attempt() -> Session | None:
-            beat(self._probe + OPENING)
+            beat(self._probe + self._opening_takes)
             if await self._clock.wait(stop, self._next - self._clock.monotonic()) or stop.is_set():
                 return None
             return await self._connect(stop)

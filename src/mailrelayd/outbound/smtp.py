@@ -15,7 +15,7 @@ import secrets
 import socket
 import ssl
 from base64 import b64decode, b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
@@ -31,6 +31,14 @@ BODY_STALL = 180.0
 """Seconds without progress in a body before the connection is given up (RFC 5321 section 4.5.3.2.5)."""
 
 _LEVELS: Final = ("none", "starttls", "tls")  # the later the safer
+# How often each level may wait for command_timeout; a handshake after STARTTLS waits as long as a command.
+_WAITS: Final = {
+    "tls": ("greeting", "EHLO", "AUTH"),
+    "starttls": ("greeting", "EHLO", "STARTTLS", "handshake", "EHLO", "AUTH"),
+    "none": ("greeting", "EHLO", "HELO"),  # and never a password
+}
+_FILES: Final = 5.0  # seconds for certificates and tls.json, and for all that is between two waits
+_SIZE_DIGITS: Final = 20  # RFC 1870 section 3
 _HELO_INSTEAD: Final = (500, 502)  # RFC 5321 section 3.2: a server without EHLO
 
 
@@ -91,23 +99,39 @@ async def connect(
     """Connect, secure, greet and log in. `hello` is our own name for EHLO.
 
     `password` is the access token where the account says auth = "oauth2". Raises RouteTrouble for everything that can
-    go wrong up to AUTH; nothing is left open then.
+    go wrong up to AUTH, at the latest after `longest_opening`; nothing is left open then.
     """
     if not hello.isascii() or not hello.isprintable() or not hello or " " in hello:
         raise _trouble(Stage.EHLO, f"our own host name {hello!r} cannot be said in EHLO")
+    seconds = longest_opening(account)
     try:
-        context = await asyncio.to_thread(tls.context, account.tls)  # reads the CA files
+        async with asyncio.timeout(seconds):
+            context = await asyncio.to_thread(tls.context, account.tls)  # reads the CA files
+            opening = _Opening(account, user, password, hello, context)
+            if account.security == "auto":
+                return await _connect_auto(opening, remembered)
+            return await opening.open(_ways(account)[0])
     except tls.TlsError as error:
         raise _trouble(Stage.TLS, str(error)) from error
-    opening = _Opening(account, user, password, hello, context)
-    if account.security == "auto":
-        return await _connect_auto(opening, remembered)
-    return await opening.open(_ways(account)[0])
+    except TimeoutError as error:
+        raise _trouble(
+            Stage.CONNECT, f"no connection was ready for mail within {seconds:g} s, all tries together"
+        ) from error
+
+
+def longest_opening(account: Account) -> float:
+    """Seconds after which `connect` has ended in any case, whatever the server, DNS and the network do."""
+    return _FILES + sum(
+        account.connect_timeout + account.command_timeout * len(_WAITS[way.level]) for way in _ways(account)
+    )
 
 
 async def _connect_auto(opening: _Opening, remembered: Remembered | None) -> Session:
     """Try the ways from the safest on; the first server that answers in SMTP has the last word."""
-    seen = remembered.best() if remembered is not None else None
+    try:
+        seen = remembered.best() if remembered is not None else None
+    except (OSError, ValueError) as error:  # without it, whoever makes the safe ports fail could talk us down
+        raise _trouble(Stage.TLS, f"the safest way to this server, in tls.json, cannot be read: {error}") from error
     failures: list[tuple[_Way, RouteTrouble]] = []
     for way in _ways(opening.account, seen):
         try:
@@ -118,7 +142,14 @@ async def _connect_auto(opening: _Opening, remembered: Remembered | None) -> Ses
             failures.append((way, trouble))
             continue
         if remembered is not None and seen != (way.level, way.port):
-            remembered.saw(way.level, way.port)
+            try:
+                remembered.saw(way.level, way.port)
+            except (OSError, ValueError) as error:
+                known = _LEVELS.index(seen[0]) if seen is not None else 0
+                if known < _LEVELS.index(way.level):  # else nothing is lost but the port to begin with
+                    session.abort()
+                    text = f"that this server offers {way.level} cannot be remembered in tls.json: {error}"
+                    raise _trouble(Stage.TLS, text) from error
         return session
     text = "; ".join(f"{way.level} on port {way.port}: {trouble.response.text}" for way, trouble in failures)
     if seen is not None and seen[0] != "none":
@@ -156,7 +187,8 @@ class _Opening:
     async def open(self, way: _Way) -> Session:
         """One connection from DNS to AUTH."""
         account = self.account
-        sock, relay = await _dial(account.host, way.port, account.connect_timeout)
+        deadline = asyncio.get_running_loop().time() + account.connect_timeout
+        sock, relay = await _dial(account.host, way.port, account.connect_timeout, deadline)
         smtp = aiosmtplib.SMTP(
             hostname=account.tls.server_name or account.host,
             local_hostname=self.hello,  # else the library asks DNS, outside every deadline
@@ -167,7 +199,7 @@ class _Opening:
             timeout=account.command_timeout,
         )
         try:
-            await self._greet(smtp)
+            await self._greet(smtp, deadline)
             if way.level == "tls":
                 self._check_pin(smtp)
             await self._ehlo(smtp, helo=way.level == "none" and account.auth == "none")
@@ -193,15 +225,31 @@ class _Opening:
             transport, _extensions(smtp), deadlines, relay=relay, tls=f"{cipher[1]} {cipher[0]}" if cipher else ""
         )
 
-    async def _greet(self, smtp: aiosmtplib.SMTP) -> None:
-        """TLS where it is implicit, and the greeting: the library does both in one call."""
+    async def _greet(self, smtp: aiosmtplib.SMTP, deadline: float) -> None:
+        """TLS where it is implicit, until `deadline`, and then the greeting: the library does both in one call."""
+        account, loop = self.account, asyncio.get_running_loop()
+        secure = False
+
+        def secured() -> None:
+            nonlocal secure
+            secure = True
+            with suppress(RuntimeError):  # the time is over already
+                limit.reschedule(loop.time() + account.command_timeout)
+
         try:
-            with self._at(Stage.GREETING):
-                await smtp.connect()
+            with self._at(Stage.GREETING), _handshake_watched(self.context, secured):
+                end = deadline if smtp.use_tls else loop.time() + account.command_timeout
+                async with asyncio.timeout_at(end) as limit:
+                    # The library's own limit, one for both halves, only has to be no shorter than ours.
+                    await smtp.connect(timeout=max(account.connect_timeout, account.command_timeout))
         except RouteTrouble as trouble:
             # Only the error below the library's own tells a failed handshake from a missing greeting.
             error = trouble.__cause__
             below = error.__cause__ if error is not None else None
+            if smtp.use_tls and not secure and isinstance(error, TimeoutError):
+                asked = f"no TLS handshake within {account.connect_timeout:g} s"
+                hint = "a port that speaks plain text keeps silent like this"
+                raise _trouble(Stage.TLS, f"{asked}; {hint}") from error
             if smtp.use_tls and isinstance(below, OSError) and not isinstance(below, aiosmtplib.SMTPException):
                 raise _trouble(Stage.TLS, tls.explain(below, self.account.tls)) from below
             if not smtp.use_tls and isinstance(error, TimeoutError):
@@ -230,6 +278,11 @@ class _Opening:
                 await smtp.starttls()
         except RouteTrouble as trouble:
             error = trouble.__cause__
+            if isinstance(error, aiosmtplib.SMTPTimeoutError) and not isinstance(
+                error, aiosmtplib.SMTPReadTimeoutError
+            ):
+                text = f"no TLS handshake within {self.account.command_timeout:g} s after STARTTLS"
+                raise _trouble(Stage.TLS, text) from error
             if isinstance(error, aiosmtplib.SMTPException):
                 error = error.__cause__  # of its own errors, those from the handshake have one from below
             if isinstance(error, OSError) and not isinstance(error, asyncio.TimeoutError):
@@ -241,7 +294,8 @@ class _Opening:
         pin = self.account.tls.fingerprint
         if not pin:
             return
-        ssl_object = smtp.get_transport_info("ssl_object")
+        with self._at(Stage.TLS):
+            ssl_object = smtp.get_transport_info("ssl_object")
         try:
             tls.check_pin(pin, ssl_object.getpeercert(binary_form=True))
         except tls.TlsError as error:
@@ -249,7 +303,9 @@ class _Opening:
 
     async def _authenticate(self, smtp: aiosmtplib.SMTP) -> None:
         """Log in with exactly one mechanism: a second try with the same password could lock the account."""
-        if smtp.get_transport_info("sslcontext") is None:
+        with self._at(Stage.AUTH):
+            context = smtp.get_transport_info("sslcontext")
+        if context is None:
             raise _trouble(Stage.AUTH, 'a password never travels in clear: set security = "starttls" or "tls"')
         wanted = sasl.TOKEN_MECHANISMS if self.account.auth == "oauth2" else sasl.PASSWORD_MECHANISMS
         mechanism = sasl.choose(smtp.server_auth_methods, wanted)
@@ -297,6 +353,22 @@ class _Opening:
             raise _trouble(stage, str(error) or type(error).__name__) from error
 
 
+@contextmanager
+def _handshake_watched(context: ssl.SSLContext, secured: Callable[[], None]) -> Iterator[None]:
+    """Have `secured` called when a handshake that begins inside is done: asyncio and the library tell nobody."""
+
+    class Watched(ssl.SSLObject):
+        def do_handshake(self) -> None:
+            super().do_handshake()  # raises as long as it waits for the server
+            secured()
+
+    context.sslobject_class = Watched
+    try:
+        yield
+    finally:
+        context.sslobject_class = ssl.SSLObject
+
+
 async def _scram(smtp: aiosmtplib.SMTP, scram: sasl.ScramSha256) -> None:
     """RFC 5802 in the frame of RFC 4954: the server's last word comes as one more challenge."""
     challenge = scram.challenge(await _challenge(smtp, b"AUTH", b"SCRAM-SHA-256", b64encode(scram.first())))
@@ -333,11 +405,13 @@ async def _accepted(smtp: aiosmtplib.SMTP, *command: bytes) -> None:
         raise aiosmtplib.SMTPAuthenticationError(answer.code, answer.message)
 
 
-async def _dial(host: str, port: int, seconds: float) -> tuple[socket.socket, str]:
-    """A connected socket and "host[ip]:port". Every address gets its share of the time that is left."""
+async def _dial(host: str, port: int, seconds: float, deadline: float) -> tuple[socket.socket, str]:
+    """A connected socket and "host[ip]:port", within `seconds`: until `deadline`.
+
+    Every address gets its share of the time that DNS has left.
+    """
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + seconds
-    addresses = await _resolve(host, port, seconds)
+    addresses = await _resolve(host, port, seconds, deadline)
     failures = []
     for left, (family, kind, protocol, _, address) in zip(range(len(addresses), 0, -1), addresses, strict=True):
         relay = f"{host}[{address[0]}]:{port}"
@@ -360,10 +434,10 @@ async def _dial(host: str, port: int, seconds: float) -> tuple[socket.socket, st
     raise _trouble(Stage.CONNECT, "; ".join(failures))
 
 
-async def _resolve(host: str, port: int, seconds: float) -> list[tuple[int, int, int, str, Any]]:
+async def _resolve(host: str, port: int, seconds: float, deadline: float) -> list[tuple[int, int, int, str, Any]]:
     loop = asyncio.get_running_loop()
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout_at(deadline):
             found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except TimeoutError as error:
         raise _no_address(f"host name {host!r} was not resolved within {seconds:g} s") from error
@@ -385,9 +459,12 @@ def _drop(smtp: aiosmtplib.SMTP, sock: socket.socket) -> None:
 
 def _extensions(smtp: aiosmtplib.SMTP) -> Extensions:
     size = smtp.esmtp_extensions.get("size")
+    if size is not None:
+        size = size.strip()
+        size = size if size.isdecimal() and len(size) <= _SIZE_DIGITS else "0"  # nonsense is no limit
     return Extensions(
         pipelining=smtp.supports_extension("pipelining"),
-        size=None if size is None else int(size) if size.strip().isdecimal() else 0,
+        size=None if size is None else int(size),
         eight_bit_mime=smtp.supports_extension("8bitmime"),
         smtputf8=smtp.supports_extension("smtputf8"),
     )

@@ -55,20 +55,23 @@ class TlsError(Exception):
 
 
 def context(settings: TlsSettings) -> ssl.SSLContext:
-    """A client's context. Reads the files it names (blocking). Raises TlsError that says which one is wrong."""
-    made = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
+    """A client's context. Reads the files it names (blocking). Raises TlsError that says which one is wrong.
+
+    With a ca_file nothing else is trusted. With a fingerprint no CA and no name is asked: whoever uses the context has
+    to ask `check_pin`, before anything is said over the connection.
+    """
+    try:
+        made = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=settings.ca_file or None)
+    except OSError as error:  # ssl.SSLError is one
+        what = f"ca_file {settings.ca_file!r}" if settings.ca_file else "the system's TLS setup"
+        raise TlsError(f"{what} cannot be used: {error}") from error
     if settings.minimum:
         made.minimum_version = _version("minimum", settings.minimum)
     if settings.maximum:
         made.maximum_version = _version("maximum", settings.maximum)
-    if not settings.verify:
+    if settings.fingerprint or not settings.verify:
         made.check_hostname = False
         made.verify_mode = ssl.CERT_NONE
-    try:
-        if settings.ca_file:
-            made.load_verify_locations(cafile=settings.ca_file)
-    except OSError as error:  # ssl.SSLError is one
-        raise TlsError(f"ca_file {settings.ca_file!r} cannot be used: {error}") from error
     try:
         if settings.certificate:
             # The empty password keeps OpenSSL from asking for one on the terminal.

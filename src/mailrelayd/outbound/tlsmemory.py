@@ -15,6 +15,7 @@ from mailrelayd import durable
 NAME = "tls.json"
 LIMIT = 1 << 20
 FORMAT = 1
+LEVELS = ("none", "starttls", "tls")
 
 
 class TlsMemory:
@@ -27,10 +28,10 @@ class TlsMemory:
     def best(self) -> tuple[str, int] | None:
         """Level and port; None: nothing seen yet. Raises OSError, ValueError where the file cannot be understood."""
         found = self._read().get(self._host)
-        return (str(found["level"]), int(found["port"])) if found else None
+        return (found["level"], found["port"]) if found else None
 
     def saw(self, level: str, port: int) -> None:
-        """Remember. Raises OSError."""
+        """Remember. Raises OSError, ValueError as `best` does."""
         folder = durable.Folder(self._state)
         try:
             servers = {**self._read(), self._host: {"level": level, "port": port}}
@@ -43,10 +44,42 @@ class TlsMemory:
         with suppress(FileNotFoundError):
             folder = durable.Folder(self._state)
             try:
-                document = json.loads(folder.read(NAME, limit=LIMIT))
+                content = folder.read(NAME, limit=LIMIT + 1)
             finally:
                 folder.close()
-            if document.get("format") != FORMAT:
-                raise ValueError(f"{self._state / NAME}: format {document.get('format')!r} is not known here")
-            return dict(document["servers"])
+            try:
+                return _servers(content)
+            except (ValueError, RecursionError) as error:
+                cure = "restore the file, or remove it: the safest way to each server is then learnt anew"
+                raise ValueError(f"{self._state / NAME}: {error}; {cure}") from error
         return {}
+
+
+def _servers(content: bytes) -> dict[str, dict[str, Any]]:
+    """Host -> level and port. Raises ValueError, RecursionError for anything that `saw` would not have written."""
+    if len(content) > LIMIT:
+        raise ValueError(f"is damaged, larger than {LIMIT} bytes")
+    try:
+        document = json.loads(content)
+    except ValueError as error:
+        raise ValueError(f"is damaged, no JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise ValueError("is damaged, no JSON object")  # noqa: TRY004 - the content is wrong, not the caller
+    version = document.get("format")
+    if type(version) is not int:
+        raise ValueError("is damaged, without a format")
+    if version != FORMAT:
+        raise ValueError(f"format {version} is not known here")
+    servers = document.get("servers")
+    if not isinstance(servers, dict) or not all(map(_sound, servers.values())):
+        raise ValueError("is damaged, its servers are not as they were written")
+    return servers
+
+
+def _sound(entry: object) -> bool:
+    return (
+        isinstance(entry, dict)
+        and entry.get("level") in LEVELS
+        and type(entry.get("port")) is int
+        and 0 < entry["port"] <= 65535
+    )
