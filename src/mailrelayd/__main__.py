@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import select
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,11 +64,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser().print_help()
         return os.EX_USAGE
     arguments.config = getattr(arguments, "config", DEFAULT_CONFIG)
+    status = os.EX_OK
     try:
-        return int(arguments.run(arguments))
+        status = int(arguments.run(arguments))
+        sys.stdout.flush()
     except BrokenPipeError:  # `mailrelayd queue list | head`
+        if not _reader_left():
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return os.EX_OK
+    return status
+
+
+def _reader_left() -> bool:
+    """Whether it is standard output that broke: any other pipe that did is no reason to end well."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return bool(poll.poll(0))
 
 
 if __name__ == "__main__":

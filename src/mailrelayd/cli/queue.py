@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import pwd
 import time
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -189,17 +191,43 @@ def _change(arguments: argparse.Namespace, verb: str, ids: list[str]) -> Iterabl
 async def _change_offline(settings: Settings, verb: str, ids: list[str]) -> list[dict[str, Any]]:
     from mailrelayd.clock import SystemClock
     from mailrelayd.daemon import Reports, reading_of
-    from mailrelayd.folders import node_name
     from mailrelayd.outbound.queue import Verb
     from mailrelayd.outbound.spool import Spool
 
-    spool = Spool(settings.spool.directory, node=node_name(settings), clock=SystemClock(), report=Reports())
+    _become_owner(settings.spool.directory)  # after the imports: that user may not be able to read our modules
+    # The node's name goes into new ids only, and no verb makes one: [state] directory is left alone.
+    spool = Spool(settings.spool.directory, node="offline", clock=SystemClock(), report=Reports())
     try:
         spool.set_reading(reading_of(settings))
         await spool.open_up()
         return [{"id": i, "error": why} for i, why in (await spool.change(Verb(verb), ids)).items()]
     finally:
         spool.close()
+
+
+def _become_owner(directory: Path) -> None:
+    """Where root asks, go on for good as the user whose queue it is: what root writes, the daemon could not read.
+
+    Raises CommandError where there is no queue yet: a spool made here would be the wrong user's. Raises OSError.
+    """
+    from mailrelayd.cli.daemonside import CommandError
+
+    try:
+        owner = (directory / "queue").stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        reason = f"{error.filename}: {error.strerror}"
+        raise CommandError(os.EX_CANTCREAT, reason, "no daemon has run here yet; see [spool] directory") from error
+    if os.geteuid() != 0 or owner.st_uid == 0:
+        return
+    try:
+        user = pwd.getpwuid(owner.st_uid)
+    except KeyError:  # of a container or another machine: the number is all there is
+        os.setgroups([])
+        os.setgid(owner.st_gid)
+    else:
+        os.initgroups(user.pw_name, user.pw_gid)
+        os.setgid(user.pw_gid)
+    os.setuid(owner.st_uid)
 
 
 class _offline:  # noqa: N801 - used as `with _offline(...)`

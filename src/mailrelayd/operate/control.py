@@ -21,7 +21,10 @@ from mailrelayd.operate import events
 DEFAULT_STATE = Path("/var/lib/mailrelayd")
 RUNTIME = Path("/run/mailrelayd")
 LIMIT = 4 << 20  # bytes of one line: some 200,000 queue ids
-PATIENCE = 60.0  # seconds for the other side to say or take something
+MOST = 32  # connections at a time: descriptors are what the daemon delivers with
+REQUEST = 5.0  # seconds for a request to arrive whole: a client sends it at once
+PATIENCE = 60.0  # seconds for the other side to take a line of the answer
+CLOSING = 1.0  # seconds for connections to end: nobody on the other side may hold up the daemon's own end
 
 Answer = AsyncIterator[dict[str, Any]]
 Respond = Callable[[dict[str, Any], str], Answer]
@@ -53,9 +56,14 @@ def _reachable(path: Path) -> tuple[str, int]:
 class Server:
     """Listens while the daemon runs."""
 
-    def __init__(self, path: Path, respond: Respond) -> None:
+    def __init__(
+        self, path: Path, respond: Respond, *, request_within: float = REQUEST, patience: float = PATIENCE
+    ) -> None:
         self._path = path
         self._respond = respond
+        self._request_within = request_within
+        self._patience = patience
+        self._closing = False
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
 
@@ -71,39 +79,63 @@ class Server:
         self._path.chmod(0o660)
 
     async def close(self) -> None:
-        """Stop listening; answers under way are cut off."""
+        """Stop listening; answers under way are cut off, whether or not anybody reads them."""
+        self._closing = True
         if self._server is not None:
             self._server.close()
         for task in list(self._connections):
             task.cancel()
         if self._connections:
-            await asyncio.wait(self._connections)
+            await asyncio.wait(self._connections, timeout=CLOSING)
         self._path.unlink(missing_ok=True)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)
+        finished = False
         try:
             await self._serve(reader, writer)
+            finished = True
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass  # the other side went away, or we are stopping: nothing depends on the answer
         except Exception as error:  # noqa: BLE001 - one odd request must not end the daemon
             events.daemon_bug(where="control", error=error)
         finally:
+            if finished:
+                writer.close()
+            else:
+                writer.transport.abort()  # close() would wait for a reader who may never read again
+            try:
+                async with asyncio.timeout(CLOSING):
+                    await writer.wait_closed()
+            except (OSError, TimeoutError, asyncio.CancelledError):
+                writer.transport.abort()
             self._connections.discard(task)
-            writer.close()
-            with suppress(OSError):
-                await writer.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # Nothing stays in our own buffer once a line is said: an answer that has ended is the kernel's to keep.
+        writer.transport.set_write_buffer_limits(high=0)
+
         async def say(line: dict[str, Any]) -> None:
             writer.write(json.dumps(line).encode() + b"\n")
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(self._patience):
                 await writer.drain()
 
+        if self._closing:
+            return  # it was accepted in the last moment
+        if len(self._connections) > MOST:
+            await say(
+                {
+                    "end": True,
+                    "status": os.EX_TEMPFAIL,
+                    "reason": f"the daemon already talks to {MOST} others",
+                    "hint": "try again; `ss -xp` shows who is connected",
+                }
+            )
+            return
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(self._request_within):
                 request = json.loads(await reader.readline())
             if not isinstance(request, dict):
                 raise TypeError
@@ -126,7 +158,12 @@ def _peer(writer: asyncio.StreamWriter) -> str:
 
 
 def ask(path: Path, request: dict[str, Any], *, timeout: float = 300.0) -> Iterator[dict[str, Any]]:
-    """Send a request and yield the answer's lines. Raises NoDaemonError, RefusedError, PermissionError."""
+    """Send a request and yield the answer's lines.
+
+    Raises NoDaemonError, and that only while nothing has been answered, so that a caller may do without the daemon
+    instead; RefusedError, PermissionError, TimeoutError.
+    """
+    answered = False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout)
         try:
@@ -137,16 +174,39 @@ def ask(path: Path, request: dict[str, Any], *, timeout: float = 300.0) -> Itera
             connection.connect(name)
         except (FileNotFoundError, ConnectionRefusedError) as error:
             raise NoDaemonError from error
+        except BlockingIOError as error:  # so many wait to be accepted that the kernel takes no more
+            raise TimeoutError from error
         finally:
             os.close(folder)
-        connection.sendall(json.dumps(request).encode() + b"\n")
-        with connection.makefile("rb") as lines:
-            for line in lines:
-                answer: dict[str, Any] = json.loads(line)
-                if not answer.pop("end", False):
-                    yield answer
-                    continue
-                if answer["status"] != os.EX_OK:
-                    raise RefusedError(answer["status"], answer["reason"], answer.get("hint", ""))
-                return
+        for line in _exchange(connection, json.dumps(request).encode() + b"\n"):
+            answered = True
+            if not line.endswith(b"\n"):
+                break
+            answer: dict[str, Any] = json.loads(line)
+            if not answer.pop("end", False):
+                yield answer
+                continue
+            if answer["status"] != os.EX_OK:
+                raise RefusedError(answer["status"], answer["reason"], answer.get("hint", ""))
+            return
+    if answered:
+        reason = "the daemon ended in the middle of its answer"
+        raise RefusedError(os.EX_TEMPFAIL, reason, f"or it was not read for {PATIENCE:.0f} s; look, then try again")
     raise NoDaemonError
+
+
+def _exchange(connection: socket.socket, request: bytes) -> Iterator[bytes]:
+    """The answer's lines up to where the connection ends, however it ends; a torn one without its line end.
+
+    Raises TimeoutError.
+    """
+    with suppress(ConnectionError):  # even where the daemon took nothing, it may have said why
+        connection.sendall(request)
+    torn = b""
+    with suppress(ConnectionError):  # not a buffered file: that one forgets what came before a reset
+        while piece := connection.recv(1 << 16):
+            *whole, torn = (torn + piece).split(b"\n")
+            for line in whole:
+                yield line + b"\n"
+    if torn:
+        yield torn
