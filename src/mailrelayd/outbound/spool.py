@@ -35,6 +35,7 @@ from mailrelayd.outbound.values import Progress, QueuedMessage
 T = TypeVar("T")
 
 LONGEST_PAUSE = 30.0  # seconds between two tries to write what must be written
+QUICK = 1 << 16  # bytes; what is not larger is read without asking a thread
 HELD = float("inf")
 LONGEST_WAIT = 86400.0  # seconds; a wall clock that was set back must not park mail for longer
 FOREVER = 366 * 86400.0
@@ -332,7 +333,7 @@ class Spool:
                 if due:
                     self._put_by(queue_id, known.progress)
                     return None
-            message = self._reader.message(queue_id, known)
+            message = await self._read(queue_id, known)
         except FileNotFoundError:
             return None
         except (RecordError, durable.NotRegularError, PermissionError) as error:
@@ -352,6 +353,13 @@ class Spool:
             self._report.unreadable(queue_id, message.reason)
             return None
         return message
+
+    async def _read(self, queue_id: str, known: Record | None) -> QueuedMessage | Unreadable:
+        """A header full of hostile addresses takes up to a second to read: a large one is read in the background."""
+        figures = self._queue.stat(f"{queue_id}.eml")
+        if figures is None or figures.st_size <= QUICK or (known is not None and known.envelope is not None):
+            return self._reader.message(queue_id, known)
+        return await asyncio.to_thread(self._reader.message, queue_id, known)
 
     def open(self, message: QueuedMessage) -> FileSource:
         """The message's bytes. Raises OSError."""
