@@ -60,17 +60,7 @@ class Reports:
 
     def unreadable(self, queue_id: str, reason: str) -> None:
         """A queued file could no longer be understood."""
-        events.message_failed(
-            queue_id=queue_id,
-            sender="",
-            recipient=None,
-            relay="none",
-            delay=0.0,
-            delays="0/0/0/0",
-            response=Response(Stage.LOCAL, 0, "", reason),
-            attempt=0,
-            reason="unreadable",
-        )
+        events.message_unreadable(queue_id=queue_id, detail=reason)
 
 
 def reading_of(settings: Settings) -> Reading:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from mailrelayd.operate import log
-from mailrelayd.outbound.values import Response
+from mailrelayd.outbound.values import Response, Stage
 
 SAME_AS_LAST = "same as last"
 
@@ -118,6 +118,22 @@ def message_failed(
             "file": file,
             "response": str(response),
         },
+    )
+
+
+def message_unreadable(*, queue_id: str, detail: str, file: str | None = None) -> None:
+    """A `message.failed` for a file that tells nobody's address; `detail` is the sentence that says why."""
+    message_failed(
+        queue_id=queue_id,
+        sender="",
+        recipient=None,
+        relay="none",
+        delay=0.0,
+        delays="0/0/0/0",
+        response=Response(Stage.LOCAL, 0, "", detail),
+        attempt=0,
+        reason="unreadable",
+        file=file,
     )
 
 

@@ -22,7 +22,7 @@ from mailrelayd.outbound import queueid
 from mailrelayd.outbound.examine import Examiner, Later, Refused, Rules, Unusable, is_candidate
 from mailrelayd.outbound.spool import Spool
 from mailrelayd.outbound.stored import ORPHAN
-from mailrelayd.outbound.values import Progress, QueuedMessage, Response, Stage
+from mailrelayd.outbound.values import Progress, QueuedMessage
 
 SWEEP = 30.0  # seconds between two looks at everything (network file systems give no events)
 ORPHANED = 36 * 3600.0  # seconds after which a sidecar without message is put aside
@@ -298,18 +298,7 @@ class Pickup:
                 self._spool.arrived(message, result.stamp)
             case _Failed():
                 self._told.pop(key, None)
-                events.message_failed(
-                    queue_id=result.queue_id,
-                    sender="",
-                    recipient=None,
-                    relay="none",
-                    delay=0.0,
-                    delays="0/0/0/0",
-                    response=Response(Stage.LOCAL, 0, "", result.detail),
-                    attempt=0,
-                    reason="unreadable",
-                    file=result.name,
-                )
+                events.message_unreadable(queue_id=result.queue_id, detail=result.detail, file=result.name)
             case Later():
                 self._again[key] = self._clock.monotonic() + result.seconds
             case Refused():
