@@ -18,7 +18,9 @@ from mailrelayd.config import lines, units
 from mailrelayd.config.load import ConfigError, Loaded, diff, load, needs_restart
 from mailrelayd.config.settings import OutboundAccount, Settings, flatten, known_keys
 from mailrelayd.config.wording import name
+from mailrelayd.outbound.addresses import matches, valid_pattern
 
+SECTIONS = "node, spool, pickup, submit, state, retry, guard, outbound, log"
 SAMPLE = Path(__file__).parents[1] / "config" / "mailrelayd.toml"
 ACCOUNT = '[outbound.smarthost]\nhost = "smtp.example.com"\n'
 CREDENTIALS = 'user = "relay"\npassword = "file:/etc/mailrelayd/smtp.password"\n'
@@ -297,7 +299,7 @@ def test_an_account_can_be_written_in_the_environment_alone(tmp_path: Path) -> N
         (
             "MAILRELAYD__",
             "1",
-            "unknown variable; MAILRELAYD__ may go on with: NODE, SPOOL, STATE, RETRY, OUTBOUND, LOG",
+            f"unknown variable; MAILRELAYD__ may go on with: {SECTIONS.upper()}",
         ),
         ("MAILRELAYD__SPOOL", "1", "names a section: set one of its keys, such as MAILRELAYD__SPOOL__DIRECTORY"),
         ("MAILRELAYD__OUTBOUND__X", "1", "names a section: set one of its keys, such as MAILRELAYD__OUTBOUND__X__HOST"),
@@ -404,11 +406,14 @@ def test_a_byte_order_mark_and_windows_line_ends_are_taken(tmp_path: Path) -> No
         ("[state]\nzzz.y = 1\n", ":2: state.zzz: unknown key; [state] may hold: directory"),
         (
             "_env_file = '/x'\n",
-            ":1: _env_file: unknown key; the file may hold: node, spool, state, retry, outbound, log",
+            f":1: _env_file: unknown key; the file may hold: {SECTIONS}",
         ),
         ("[inbound.approvals]\nhost = 'h'\n", ':1: inbound: unknown key; did you mean "outbound"?'),
-        ('["a\\nb"]\n', ':1: "a\\nb": unknown key; the file may hold: node, spool, state, retry, outbound, log'),
-        ("[[decisions]]\nname = 'x'\n", ":1: decisions: unknown key; the file may hold: node, spool, state"),
+        (
+            '["a\\nb"]\n',
+            f':1: "a\\nb": unknown key; the file may hold: {SECTIONS}',
+        ),
+        ("[[decisions]]\nname = 'x'\n", ":1: decisions: unknown key; the file may hold: node, spool, pickup"),
         (
             ACCOUNT + "tls = {verify = true,\tverfy = 1}\n",
             ':3: outbound.smarthost.tls.verfy: unknown key; did you mean "verify"',
@@ -418,9 +423,9 @@ def test_a_byte_order_mark_and_windows_line_ends_are_taken(tmp_path: Path) -> No
         ("[[log]]\n", ":1: log: must be a section: write [log]"),
         ("outbound = []\n", ":1: outbound: must be a section: write [outbound.NAME]"),
         ("[outbound]\nhost = 'h'\n", ":2: outbound.host: must be a section: write [outbound.NAME]"),
-        ("[outbound.'a b']\nhost = 'h'\n", ':1: outbound."a b": is no account name'),
-        ("[outbound.a__b]\nhost = 'h'\n", ":1: outbound.a__b: is no account name"),
-        ("[outbound.'']\nhost = 'h'\n", ':1: outbound."": is no account name'),
+        ("[outbound.'a b']\nhost = 'h'\n", ':1: outbound."a b": is no usable name'),
+        ("[outbound.a__b]\nhost = 'h'\n", ":1: outbound.a__b: is no usable name"),
+        ("[outbound.'']\nhost = 'h'\n", ':1: outbound."": is no usable name'),
         ("[spool]\nmax_recipients = '5'\n", ":2: spool.max_recipients: must be a whole number, without quotes"),
         ("[spool]\nmax_recipients = true\n", ":2: spool.max_recipients: must be a whole number, without quotes"),
         ("[spool]\nmax_message_size = 0\n", ":2: spool.max_message_size: must be more than 0"),
@@ -697,16 +702,78 @@ def test_the_sample_names_every_key_with_its_default(tmp_path: Path) -> None:
     """Uncommented it is valid, complete, and equal to the defaults but for the three keys an account needs."""
     result = loaded(tmp_path, uncommented())
     written = {key for key, origin in result.origins.items() if origin != "default"}
-    assert written == {".".join(key).replace("NAME", "smarthost") for key in known_keys()}
+    names = {"pickup": "erp", "outbound": "smarthost"}
+    assert written == {".".join(key).replace("NAME", names.get(key[0], "")) for key in known_keys()}
     account = result.settings.account
     assert account is not None
     default = OutboundAccount(host=account.host, user=account.user, password=account.password)
     assert account.model_dump() == default.model_dump()
     assert (account.host, account.user) == ("smtp.example.com", "relay")
-    assert diff(result.settings, Settings()) == [key for key in sorted(written) if key.startswith("outbound.")]
+    assert diff(result.settings, Settings()) == [
+        key for key in sorted(written) if key.startswith(("outbound.", "pickup."))
+    ]
 
 
 def test_a_key_is_written_the_way_the_file_writes_it() -> None:
     """Parts that are no bare keys stand in quotes, escaped; positions count from 1."""
     assert name(("retry", "message", 0)) == "retry.message[1]"
     assert name(("a b", "c\x1b")) == '"a b"."c\\u001b"'
+
+
+def test_what_staging_machines_and_producers_need_is_read(tmp_path: Path) -> None:
+    """Rates, patterns, producers' folders and the socket of syslog come out as what the program works with."""
+    settings = loaded(
+        tmp_path,
+        "[pickup.erp]\ngroup = 'erp'\nenvelope = 'pickup'\nallowed_senders = ['@example.com']\n"
+        "[guard]\nrate = '30/min'\nproducer_rate = '2/s'\ndeny_recipients = ['*@*.example.org', 'a@example.com']\n"
+        "[log]\nsyslog = true\n",
+    ).settings
+    assert settings.pickup["erp"].allowed_senders == ("@example.com",)
+    assert settings.guard.rate == units.Rate(30, 60.0)
+    assert settings.guard.producer_rate == units.Rate(2, 1.0)
+    assert settings.log.syslog == "/dev/log"
+    written = flatten(settings, written=True)
+    assert (written["guard.rate"], written["guard.producer_rate"]) == ("30/min", "2/s")
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("[guard]\nrate = '30'\n", ":2: guard.rate: must be a rate"),
+        ("[guard]\nrate = '0/s'\n", ":2: guard.rate: must be a rate"),
+        ("[guard]\nallow_recipients = ['example.com']\n", ":2: guard.allow_recipients[1]: holds what is none of"),
+        ("[guard]\nallow_recipients = ['a*@example.com']\n", ":2: guard.allow_recipients[1]: holds what is none of"),
+        ("[pickup.new]\n", ":1: pickup.new: cannot be the name of a producer"),
+        ("[pickup.erp]\ngroup = 'a b'\n", ":2: pickup.erp.group: must be the name of a group"),
+        ("[submit]\ndefault_domain = '@example.com'\n", ":2: submit.default_domain: must be a domain"),
+        ("[log]\nsyslog = 'dev/log'\n", ":2: log.syslog: must be an absolute path"),
+        ("[log]\nsyslog = 1\n", ":2: log.syslog: must be true, false, or the path"),
+    ],
+)
+def test_what_cannot_be_meant_there_is_told(tmp_path: Path, text: str, complaint: str) -> None:
+    """Each with its line and the cure."""
+    with pytest.raises(ConfigError) as error:
+        loaded(tmp_path, text)
+    assert complaint in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "address", "covered"),
+    [
+        ("a@example.com", "A@Example.COM", True),
+        ("@example.com", "anybody@example.com", True),
+        ("*@example.com", "anybody@sub.example.com", False),
+        ("@*.example.com", "x@a.b.example.com", True),
+        ("@*.example.com", "x@example.com", False),
+        ("@*.example.com", "x@notexample.com", False),
+        ("a@*.example.com", "b@x.example.com", False),
+        ("*", "who@ever.example", True),
+        ("@example.com", '"x@example.org"@example.com', True),
+        ("@example.com", '"@example.com"@example.org', False),
+        ("@b\u00fccher.example", "x@B\u00fccher.example", True),
+    ],
+)
+def test_a_pattern_covers_an_address_or_a_domain(pattern: str, address: str, covered: bool) -> None:
+    """Whole parts only, ASCII letters without case."""
+    assert valid_pattern(pattern) is None
+    assert matches(address, [pattern]) is covered

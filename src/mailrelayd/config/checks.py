@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mailrelayd.config import secrets
 from mailrelayd.config.secrets import Secret
+from mailrelayd.outbound.addresses import valid_pattern
 
 _ACCOUNT_NAME = re.compile(r"[A-Za-z0-9]+(?:[_-][A-Za-z0-9]+)*", re.ASCII)  # no "__": it separates in the environment
 _NODE_NAME = re.compile(r"[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*", re.ASCII)
@@ -29,7 +30,7 @@ def account_name(name: str) -> str:
     """The NAME of an [outbound.NAME] section."""
     if len(name) > 64 or not _ACCOUNT_NAME.fullmatch(name):
         raise ValueError(
-            "is no account name: write up to 64 letters and digits, with a single dash or underscore between them"
+            "is no usable name: write up to 64 letters and digits, with a single dash or underscore between them"
         )
     return name
 
@@ -93,6 +94,43 @@ def address(text: str) -> str:
     if not is_domain(ascii_domain) or ascii_domain.endswith("."):
         raise ValueError('needs a domain behind the @, such as "noreply@example.com"')
     return text
+
+
+def domain(text: str) -> str:
+    """A domain name, or nothing."""
+    if text and not (is_domain(text) and not text.endswith(".")):
+        raise ValueError('must be a domain, such as "example.com"')
+    return text
+
+
+def pattern(text: str) -> str:
+    """One address, or all of a domain."""
+    if valid_pattern(text):
+        raise ValueError('holds what is none of "a@example.com", "@example.com", "@*.example.com" (subdomains) and "*"')
+    return text
+
+
+def producer_name(name: str) -> str:
+    """The NAME of a [pickup.NAME] section, and of its folder."""
+    if name in ("tmp", "new", "cur"):
+        raise ValueError("cannot be the name of a producer: the folder itself has one of that name")
+    return account_name(name)
+
+
+def group(name: str) -> str:
+    """The name of a group, or nothing."""
+    if name and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}\$?", name, re.ASCII):
+        raise ValueError('must be the name of a group, such as "erp"')
+    return name
+
+
+def syslog(written: object) -> object:
+    """false, true (/dev/log), or the path of a socket: "" for none."""
+    if isinstance(written, bool):
+        return "/dev/log" if written else ""
+    if isinstance(written, str):
+        return absolute(written)
+    raise ValueError('must be true, false, or the path of a socket such as "/dev/log"')
 
 
 def path(written: object) -> Path:

@@ -55,6 +55,11 @@ Duration = Annotated[
     float, BeforeValidator(units.duration), PlainSerializer(units.write_duration, return_type=str, when_used="json")
 ]
 Positive = Annotated[Duration, AfterValidator(checks.positive)]
+MaybeRate = Annotated[
+    units.Rate | None,
+    BeforeValidator(units.rate),
+    PlainSerializer(units.write_rate, return_type=str, when_used="json"),
+]
 Size = Annotated[int, BeforeValidator(units.size), PlainSerializer(units.write_size, return_type=str, when_used="json")]
 Line = Annotated[str, AfterValidator(checks.one_line)]
 Host = Annotated[str, AfterValidator(checks.host)]
@@ -69,6 +74,8 @@ PublicReference = Annotated[
     Line, AfterValidator(checks.reference), PlainSerializer(secrets.describe_public, return_type=str, when_used="json")
 ]
 AccountName = Annotated[str, AfterValidator(checks.account_name)]
+ProducerName = Annotated[str, AfterValidator(checks.producer_name)]
+Patterns = Annotated[tuple[Annotated[str, AfterValidator(checks.pattern)], ...], Field(strict=False)]
 
 
 def _raise(rules: list[Rule]) -> None:
@@ -160,7 +167,23 @@ class Spool(Section):
     max_recipients: Annotated[int, Field(ge=1, le=100_000)] = 100
     keep_sent: Duration = 0.0
     keep_failed: Duration = 30 * 86_400.0
+    results: bool = False
     min_free: Size = 100 * 2**20
+
+
+class PickupFolder(Section):
+    """[pickup.NAME]: a folder of its own for one producer, below pickup/."""
+
+    group: Annotated[str, AfterValidator(checks.group)] = ""  # "": mailspool
+    envelope: Literal["headers", "pickup"] = "headers"
+    allowed_senders: Patterns = ()  # none: any
+
+
+class Submit(Section):
+    """[submit]: what `sendmail` and `submit` make of names without a domain."""
+
+    default_domain: Annotated[str, AfterValidator(checks.domain)] = ""  # "": /etc/mailname, else the host's name
+    local_recipient: Address = ""
 
 
 class State(Section):
@@ -183,6 +206,18 @@ class Retry(Section):
         3600.0,
     )  # seconds between tries; the last one repeats
     expire: Positive = 5 * 86_400.0
+    dsn: bool = False
+
+
+class Guard(Section):
+    """[guard]: what keeps a staging machine from writing to customers, and a mad producer from writing to everybody."""
+
+    redirect_to: Address = ""
+    allow_recipients: Patterns = ()
+    deny_recipients: Patterns = ()
+    dry_run: bool = False
+    rate: MaybeRate = None
+    producer_rate: MaybeRate = None
 
 
 class Tls(Section):
@@ -250,6 +285,7 @@ class Log(Section):
 
     format: Literal["auto", "text", "json", "logfmt"] = "auto"
     level: Literal["debug", "info", "warning", "error"] = "info"
+    syslog: Annotated[str, BeforeValidator(checks.syslog)] = ""  # the socket's path; "": none
     protocol_debug: bool = False
 
 
@@ -262,8 +298,11 @@ class Settings(BaseSettings):
 
     node: Node = Node()
     spool: Spool = Spool()
+    pickup: dict[ProducerName, PickupFolder] = {}
+    submit: Submit = Submit()
     state: State = State()
     retry: Retry = Retry()
+    guard: Guard = Guard()
     outbound: dict[AccountName, OutboundAccount] = {}
     log: Log = Log()
 

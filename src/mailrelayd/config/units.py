@@ -1,4 +1,4 @@
-"""Durations and sizes as the configuration writes them: `"5m"` is 300.0 seconds, `"50MiB"` is 52428800 bytes.
+"""Durations, sizes and rates as the configuration writes them: "5m" is 300.0 seconds, "50MiB" is 52428800 bytes.
 
 Pure. Every refusal is a `ValueError` whose text says the accepted forms and never repeats what was written.
 """
@@ -6,14 +6,17 @@ Pure. Every refusal is a `ValueError` whose text says the accepted forms and nev
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 DURATION_FORMS = 'write a number and a unit in quotes, such as "200ms", "2s", "5m", "1h" or "5d"'
 SIZE_FORMS = 'write "50MiB", "100kB" or a whole number of bytes'
+RATE_FORMS = 'write a whole number per s, min, h or d in quotes, such as "30/min"'
 
 LONGEST = 36_500 * 86_400.0  # seconds; a century, so that adding one to the present time stays a date
 LARGEST = 2**63 - 1  # bytes; the largest file offset (off_t)
 
 _MILLISECONDS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_SECONDS = {"s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _BYTES = {
     "": 1,
     "b": 1,
@@ -27,6 +30,7 @@ _BYTES = {
     "tib": 2**40,
 }
 _DURATION = re.compile(r"(\d{1,15})(?:\.(\d{1,3}))? ?(ms|s|m|h|d)", re.ASCII)
+_RATE = re.compile(r"(\d{1,6}) ?/ ?(s|min|m|h|d)", re.ASCII)
 _SIZE = re.compile(r"(\d{1,19}) ?([KMGT]i?B|kB|B|)", re.ASCII)
 
 
@@ -55,6 +59,31 @@ def size(written: object) -> int:
     if not 0 <= octets <= LARGEST:
         raise ValueError("must be a size between 0 and 8 EiB")
     return octets
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """At most `count` in any `seconds`."""
+
+    count: int
+    seconds: float
+
+
+def rate(written: object) -> Rate | None:
+    """What is meant by `"30/min"`; None for `""`, no limit. ValueError otherwise."""
+    if isinstance(written, Rate):
+        return written
+    if written is None or written == "":
+        return None
+    found = _RATE.fullmatch(written) if isinstance(written, str) else None
+    if found is None or int(found[1]) == 0:
+        raise ValueError(f"must be a rate: {RATE_FORMS}")
+    return Rate(int(found[1]), _SECONDS[found[2]])
+
+
+def write_rate(rate: Rate | None) -> str:
+    """As `rate()` reads it."""
+    return f"{rate.count}/{next(unit for unit in _SECONDS if _SECONDS[unit] == rate.seconds)}" if rate else ""
 
 
 def write_duration(seconds: float) -> str:

@@ -64,6 +64,41 @@ def valid_address(address: str) -> str | None:
     return None
 
 
+def matches(address: str, patterns: Iterable[str]) -> bool:
+    """Whether an addr-spec is covered by one of the patterns: see `valid_pattern` for what they may be.
+
+    ASCII letters compare without case, in the local part too: what is meant to fence somebody in must not depend on it.
+    """
+    address = _folded(address)
+    local, _, domain = address.rpartition("@")
+    for pattern in map(_folded, patterns):
+        wanted, at, where = pattern.rpartition("@")
+        if pattern == "*" or pattern == address:
+            return True
+        if not at or wanted not in ("", "*", local):
+            continue
+        if where == domain or (where.startswith("*.") and domain.endswith(where[1:])):
+            return True
+    return False
+
+
+def valid_pattern(pattern: str) -> str | None:
+    """Why `pattern` is none; None for "a@example.com", "@example.com" (or "*@..."), "@*.example.com" and "*"."""
+    if pattern == "*":
+        return None
+    local, at, domain = pattern.rpartition("@")
+    if not at or "*" in local.replace("*", "", local == "*") or "*" in domain.removeprefix("*."):
+        return (
+            f'{shown(pattern)} is none of "a@example.com", "@example.com", "@*.example.com" (any subdomain), "*" (all)'
+        )
+    return valid_address(f"{'x' if local in ('', '*') else local}@{domain.removeprefix('*.')}")
+
+
+def _folded(text: str) -> str:
+    """ASCII letters in lower case, all others as they are."""
+    return "".join(c.lower() if c.isascii() else c for c in text)
+
+
 def canonical(address: str) -> str:
     """A valid addr-spec in its one spelling: the local part is quoted only where it must be. Raises AddressError."""
     local, at, domain = address.rpartition("@")
