@@ -16,7 +16,7 @@ PURE = {
     *("outbound.sasl", "outbound.values", "outbound.wire"),
 }
 WORLD = {"asyncio", "logging", "os", "pathlib", "random", "secrets", "socket", "subprocess", "threading", "time"}
-LOOPS = {"outbound.pickup", "outbound.relay", "outbound.route"}
+LOOPS = {"answers", "outbound.pickup", "outbound.relay", "outbound.route"}
 # Each level may import itself and the ones before it; what is not named does IO.
 LEVELS = ("pure", "leaf", "io", "loop", "daemon", "cli")
 # The demonstration plays a producer, a smarthost and a person, all in a folder of its own: programs that are not ours.

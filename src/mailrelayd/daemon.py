@@ -11,13 +11,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mailrelayd import __version__
+from mailrelayd.answers import Answers
 from mailrelayd.clock import Clock, SystemClock
 from mailrelayd.config import load as config
 from mailrelayd.config import secrets
@@ -27,9 +27,7 @@ from mailrelayd.operate import control, events, log, notify
 from mailrelayd.outbound import smtp
 from mailrelayd.outbound.delivery import ClockTrust, Policy
 from mailrelayd.outbound.examine import Rules
-from mailrelayd.outbound.listing import shown
 from mailrelayd.outbound.pickup import Pickup
-from mailrelayd.outbound.queue import Verb
 from mailrelayd.outbound.relay import Relay, Terms
 from mailrelayd.outbound.route import Route
 from mailrelayd.outbound.session import Session
@@ -187,22 +185,32 @@ class Daemon:
 
     def __init__(self, path: Path, loaded: config.Loaded, environ: Mapping[str, str], clock: Clock) -> None:
         """Take the spool's lock. Raises SpoolError, durable.LockedError, OSError."""
-        self._path = path
+        self.path = path
         self._environ = environ
         self._clock = clock
-        self._loaded = loaded
+        self.loaded = loaded
         settings = loaded.settings
         prepare_folders(settings)
-        self._node = node_name(settings)
+        self.node = node_name(settings)
         self._watchdog = notify.Watchdog(clock)
         reports = Reports(self._watchdog)
-        self._spool = Spool(settings.spool.directory, node=self._node, clock=clock, report=reports)
+        self.spool = Spool(settings.spool.directory, node=self.node, clock=clock, report=reports)
         self._trust = ClockTrust(clock.now, clock.monotonic)
         self._generation = self._generate(settings)
-        self._control = control.Server(control.socket_path(settings.state.directory), self._answer)
+        self._control = control.Server(control.socket_path(settings.state.directory), Answers(self))
         self._stop = asyncio.Event()
         self._hung_up = asyncio.Event()
-        self._started = clock.now()
+        self.started = clock.now()
+
+    @property
+    def route(self) -> Route | None:
+        """The way to the smarthost; None: outbound is disabled."""
+        return self._generation.route
+
+    @property
+    def pickup(self) -> Pickup:
+        """The loop that takes files."""
+        return self._generation.pickup
 
     async def run(self) -> None:
         """Until SIGTERM or SIGINT. Raises what a loop did not expect."""
@@ -212,9 +220,9 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._hung_up.set)
         over = asyncio.Event()
         try:
-            await self._spool.open_up()
+            await self.spool.open_up()
             await self._control.start()
-            events.config_loaded(file=str(self._path), sha256=self._loaded.sha256, by="start", changed=[])
+            events.config_loaded(file=str(self.path), sha256=self.loaded.sha256, by="start", changed=[])
             self._announce()
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._watchdog.run(over))
@@ -224,16 +232,16 @@ class Daemon:
                 over.set()
         finally:
             await self._control.close()
-            self._spool.close()
+            self.spool.close()
 
     def _generate(self, settings: Settings) -> Generation:
-        return Generation(settings, self._node, self._spool, self._clock, self._watchdog, self._trust.given)
+        return Generation(settings, self.node, self.spool, self._clock, self._watchdog, self._trust.given)
 
     def _announce(self) -> None:
-        account = self._loaded.settings.account
-        waiting = self._spool.figures().waiting
+        account = self.loaded.settings.account
+        waiting = self.spool.figures().waiting
         events.daemon_ready(
-            waiting=waiting, outbound=account.name if account else "disabled", spool=str(self._spool.directory)
+            waiting=waiting, outbound=account.name if account else "disabled", spool=str(self.spool.directory)
         )
         notify.ready(self._status_line())
 
@@ -242,7 +250,7 @@ class Daemon:
             await self._generation.run()
             if self._stop.is_set():
                 return
-            before, settings = self._generation, self._loaded.settings
+            before, settings = self._generation, self.loaded.settings
             self._generation = self._generate(settings)
             if before.route is not None and self._generation.route is not None:
                 self._generation.route.inherit(before.route)
@@ -264,22 +272,22 @@ class Daemon:
             self._hung_up.clear()
             if not self._stop.is_set():
                 with suppress(control.RefusedError):
-                    await self._reload("SIGHUP")
+                    await self.reload("SIGHUP")
 
-    async def _reload(self, by: str) -> list[str]:
+    async def reload(self, by: str) -> list[str]:
         """All or nothing: the keys that changed. Raises RefusedError; then everything stays as it was."""
         try:
-            loaded = await asyncio.to_thread(config.load, self._path, self._environ)
-            if stuck := config.needs_restart(self._loaded.settings, loaded.settings):
+            loaded = await asyncio.to_thread(config.load, self.path, self._environ)
+            if stuck := config.needs_restart(self.loaded.settings, loaded.settings):
                 raise config.ConfigError([f"{', '.join(stuck)}: a change of this needs a restart, not a reload"])
         except config.ConfigError as error:
-            events.config_rejected(file=str(self._path), reason=str(error), by=by)
+            events.config_rejected(file=str(self.path), reason=str(error), by=by)
             raise control.RefusedError(os.EX_CONFIG, str(error), "the configuration before stays in force") from error
-        changed = config.diff(self._loaded.settings, loaded.settings)
-        self._loaded = loaded
+        changed = config.diff(self.loaded.settings, loaded.settings)
+        self.loaded = loaded
         notify.reloading()
         log.setup(loaded.settings.log.format, loaded.settings.log.level)
-        events.config_loaded(file=str(self._path), sha256=loaded.sha256, by=by, changed=changed)
+        events.config_loaded(file=str(self.path), sha256=loaded.sha256, by=by, changed=changed)
         if set(changed) <= {"log.format", "log.level"}:
             notify.ready(self._status_line())  # nothing that any loop depends on
         else:
@@ -295,77 +303,18 @@ class Daemon:
             if self._clock.monotonic() >= sweep_at and self._trust.given():
                 sweep_at = self._clock.monotonic() + SWEEP_EVERY
                 with suppress(OSError):
-                    await self._spool.sweep(self._loaded.settings.spool.keep_failed)
+                    await self.spool.sweep(self.loaded.settings.spool.keep_failed)
             notify.status(self._status_line())
             await self._clock.wait(self._stop, STATUS_EVERY)
 
     def _status_line(self) -> str:
         """One line for `systemctl status`."""
-        figures, route = self._spool.figures(), self._generation.route
+        figures, route = self.spool.figures(), self._generation.route
         if route is None:
             return f"outbound disabled, {figures.waiting} waiting"
         if route.held is not None:
             return f"{figures.waiting} waiting, {route.account} held for {route.held_for:.0f} s: {route.held}"
         return f"{figures.waiting} waiting ({figures.deferred} deferred, {figures.held} on hold), {route.account} ok"
-
-    # -- the control socket ------------------------------------------------------------------------------------
-
-    async def _answer(self, request: dict[str, Any], by: str) -> AsyncIterator[dict[str, Any]]:
-        match request:
-            case {"command": "status"}:
-                yield await self._status()
-            case {"command": "reload"}:
-                yield {"changed": await self._reload(by)}
-            case {"command": "list", "failed": bool(failed)}:
-                async for entry in self._spool.entries(failed=failed):
-                    yield shown(entry)
-            case {"command": "show", "id": str(queue_id)}:
-                found = await self._spool.find(queue_id)
-                if found is None:
-                    raise control.RefusedError(os.EX_DATAERR, f"{queue_id}: no such message")
-                yield shown(found)
-            case {"command": "change", "verb": str(verb), "ids": [*ids]} if verb in list(Verb):
-                for queue_id in ids:
-                    (why,) = (await self._spool.change(Verb(verb), [str(queue_id)])).values()
-                    if not why:
-                        events.queue_changed(verb=verb, queue_id=str(queue_id), by=by)
-                    yield {"id": queue_id, "error": why}
-            case _:
-                raise control.RefusedError(os.EX_USAGE, "the daemon does not know this request")
-
-    async def _status(self) -> dict[str, Any]:
-        figures, route, account = self._spool.figures(), self._generation.route, self._loaded.settings.account
-        outbound: dict[str, Any] = {"state": "disabled"}
-        if route is not None and account is not None:
-            outbound = {
-                "account": account.name,
-                "description": account.description,
-                "host": account.host,
-                "state": "held" if route.held else "up",
-                "relay": route.relay,
-                "last_contact": route.last_contact or None,
-                "reason": str(route.held) if route.held else "",
-                "stage": route.held.stage.value if route.held else "",
-                "held_for": route.held_for,
-            }
-        failed = await asyncio.to_thread(lambda: sum(1 for _ in (self._spool.directory / "failed").glob("*.eml")))
-        return {
-            "version": __version__,
-            "node": self._node,
-            "pid": os.getpid(),
-            "started": self._started,
-            "config": {"file": str(self._path), "sha256": self._loaded.sha256},
-            "outbound": outbound,
-            "queue": {
-                "waiting": figures.waiting,
-                "due": figures.due + figures.in_flight,
-                "deferred": figures.deferred,
-                "held": figures.held,
-                "oldest": figures.oldest or None,
-                "failed": failed,
-            },
-            "pickup": {"refused": self._generation.pickup.refused},
-        }
 
 
 async def serve(path: Path, loaded: config.Loaded, environ: Mapping[str, str]) -> None:
