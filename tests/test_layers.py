@@ -11,6 +11,7 @@ import mailrelayd
 
 ROOT = Path(mailrelayd.__file__).parent
 PURE = {
+    *("approvals.authres", "approvals.token"),
     *("config.lines", "config.units", "outbound.addresses", "outbound.answers", "outbound.delivery"),
     *("outbound.envelope", "outbound.headers", "outbound.pipeline", "outbound.queueid", "outbound.record"),
     *("outbound.sasl", "outbound.values", "outbound.wire"),

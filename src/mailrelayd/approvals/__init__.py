@@ -1,0 +1,1 @@
+"""Approvals: a request goes out, a person answers by mail, a decision comes back."""
