@@ -7,6 +7,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from mailrelayd.config.settings import OutboundAccount, Settings, flatten, known
 from mailrelayd.config.wording import name
 from mailrelayd.outbound.addresses import matches, valid_pattern
 
-SECTIONS = "node, spool, pickup, submit, state, retry, guard, outbound, log"
+SINK = "[[decisions]]\nname = 'x'\nmatch = '*'\nproducers = ['a']\napprovers = ['*']\n"
+SECTIONS = "node, spool, pickup, submit, state, retry, guard, outbound, inbound_defaults, inbound, approvals, "
+SECTIONS += "decisions, log"
 SAMPLE = Path(__file__).parents[1] / "config" / "mailrelayd.toml"
 ACCOUNT = '[outbound.smarthost]\nhost = "smtp.example.com"\n'
 CREDENTIALS = 'user = "relay"\npassword = "file:/etc/mailrelayd/smtp.password"\n'
@@ -408,12 +411,13 @@ def test_a_byte_order_mark_and_windows_line_ends_are_taken(tmp_path: Path) -> No
             "_env_file = '/x'\n",
             f":1: _env_file: unknown key; the file may hold: {SECTIONS}",
         ),
-        ("[inbound.approvals]\nhost = 'h'\n", ':1: inbound: unknown key; did you mean "outbound"?'),
+        ("[inbounds.approvals]\nhost = 'h'\n", ':1: inbounds: unknown key; did you mean "inbound"?'),
         (
             '["a\\nb"]\n',
             f':1: "a\\nb": unknown key; the file may hold: {SECTIONS}',
         ),
-        ("[[decisions]]\nname = 'x'\n", ":1: decisions: unknown key; the file may hold: node, spool, pickup"),
+        ("[[sinks]]\nname = 'x'\n", ":1: sinks: unknown key; the file may hold: node, spool, pickup"),
+        (SINK + "webhok = ''\n", ':6: decisions[1].webhok: unknown key; did you mean "webhook"?'),
         (
             ACCOUNT + "tls = {verify = true,\tverfy = 1}\n",
             ':3: outbound.smarthost.tls.verfy: unknown key; did you mean "verify"',
@@ -690,7 +694,7 @@ def test_diff_names_the_keys_that_changed_and_no_value(tmp_path: Path) -> None:
 
 def uncommented() -> str:
     """The sample with every default written out."""
-    return re.sub(r"^#(?=\[|[a-z_]+ = )", "", SAMPLE.read_text(), flags=re.MULTILINE)
+    return re.sub(r"^#(?=\[|[a-z_\"@.]+ = )", "", SAMPLE.read_text(), flags=re.MULTILINE)
 
 
 def test_the_sample_loads_as_it_is_shipped() -> None:
@@ -702,15 +706,19 @@ def test_the_sample_names_every_key_with_its_default(tmp_path: Path) -> None:
     """Uncommented it is valid, complete, and equal to the defaults but for the three keys an account needs."""
     result = loaded(tmp_path, uncommented())
     written = {key for key, origin in result.origins.items() if origin != "default"}
-    names = {"pickup": "erp", "outbound": "smarthost"}
-    assert written == {".".join(key).replace("NAME", names.get(key[0], "")) for key in known_keys()}
+    names = {"pickup": "erp", "outbound": "smarthost", "inbound": "approvals"}
+    keys = {".".join(key).replace("NAME", names.get(key[0], "")).replace(".[", "[") for key in known_keys()}
+    keys -= {key for key in keys if key.startswith("inbound_defaults.")}
+    assert written == keys - {"approvals.delegates"} | {'approvals.delegates."boss@example.com"'}
     account = result.settings.account
     assert account is not None
     default = OutboundAccount(host=account.host, user=account.user, password=account.password)
     assert account.model_dump() == default.model_dump()
     assert (account.host, account.user) == ("smtp.example.com", "relay")
     assert diff(result.settings, Settings()) == [
-        key for key in sorted(written) if key.startswith(("outbound.", "pickup."))
+        key
+        for key in sorted(written)
+        if key.startswith(("outbound.", "pickup.", "inbound.", "approvals.", "decisions["))
     ]
 
 
@@ -777,3 +785,87 @@ def test_a_pattern_covers_an_address_or_a_domain(pattern: str, address: str, cov
     """Whole parts only, ASCII letters without case."""
     assert valid_pattern(pattern) is None
     assert matches(address, [pattern]) is covered
+
+
+LOGIN = "[outbound.smarthost]\nhost = 'h'\nuser = 'u'\npassword = 'p'\nfrom_address = 'noreply@example.com'\n"
+MAILBOX = "[inbound.answers]\nhost = 'i'\n"
+ASKING = "[approvals]\nsecret = 'file:/s'\nsender_check = 'token-only'\n"
+
+
+def test_the_sections_of_the_approval_loop_are_read(tmp_path: Path) -> None:
+    """A mailbox's login is the outbound account's, its defaults are [inbound_defaults]; sinks keep their order."""
+    text = (
+        "[inbound_defaults]\npoll_interval = '1m'\nbatch_size = 7\n" + MAILBOX + "batch_size = 8\n"
+        "process_after = 2026-01-01T00:00:00Z\n" + LOGIN + ASKING + "remind = ['2d']\n"
+        "[approvals.delegates]\n'boss@example.com' = ['deputy@example.com']\n" + SINK + SINK.replace("'x'", "'y'")
+    )
+    result = loaded(tmp_path, text)
+    settings = result.settings
+    (mailbox,) = settings.mailboxes
+    assert (mailbox.name, mailbox.port, mailbox.poll_interval, mailbox.batch_size) == ("answers", 993, 60.0, 8)
+    assert mailbox.process_after == datetime(2026, 1, 1, tzinfo=UTC)
+    assert settings.asking is not None
+    assert settings.asking.delegates == {"boss@example.com": ("deputy@example.com",)}
+    assert settings.reply_address == "noreply@example.com"
+    assert [sink.name for sink in settings.decisions] == ["x", "y"]
+    assert result.origins["inbound.answers.poll_interval"] == result.origins["inbound_defaults.poll_interval"]
+    assert flatten(settings, written=True)["approvals.secret"] == ["file:/s"]
+    assert flatten(settings, written=True)["decisions[2].name"] == "y"
+
+
+@pytest.mark.parametrize(
+    ("text", "complaints"),
+    [
+        (ASKING + LOGIN, [":1: approvals: are enabled, and nobody reads the answers"]),
+        ("[approvals]\nenabled = false\n", []),
+        (
+            ASKING + LOGIN.replace("from_address = 'noreply@example.com'\n", "") + MAILBOX,
+            [":1: approvals: need an address"],
+        ),
+        (
+            "[approvals]\nreply_address = 'a@example.com'\n" + MAILBOX + LOGIN,
+            [
+                ":1: approvals.secret: is missing",
+                ":1: approvals.sender_check: is missing, and there is no safe default",
+            ],
+        ),
+        (ASKING.replace("token-only", "authentication-results") + MAILBOX + LOGIN, [":1: approvals.authserv_id: is"]),
+        (
+            ASKING + "reply_address = 'twenty.octets.are.too.many@example.com'\n" + MAILBOX + LOGIN,
+            [":4: approvals.reply_address: has more than 19 bytes"],
+        ),
+        (ASKING + "approve = ['Jo']\nreject = ['jo']\n" + MAILBOX + LOGIN, [":5: approvals.reject: and approve share"]),
+        (MAILBOX, [':1: inbound: "answers" has no user']),
+        (MAILBOX + "user = 'u'\n", [':1: inbound: "answers" has no password']),
+        (MAILBOX + "security = 'none'\n" + LOGIN, [':3: inbound.answers.security: is "none", and a password']),
+        (MAILBOX + "protocol = 'pop3'\n" + LOGIN, [':3: inbound.answers.protocol: cannot be "pop3"']),
+        (MAILBOX + "after = 'move:'\n" + LOGIN, [':3: inbound.answers.after: must be "delete"']),
+        (
+            MAILBOX + "after = 'keep'\ndelete_after = '1d'\n" + LOGIN,
+            [":4: inbound.answers.delete_after: has a meaning"],
+        ),
+        (
+            MAILBOX + "process_after = 2026-01-01T00:00:00\n" + LOGIN,
+            [":3: inbound.answers.process_after: must be a date"],
+        ),
+        (
+            "[inbound_defaults]\npoll_interval = '0s'\n" + MAILBOX + LOGIN,
+            [":2: inbound_defaults.poll_interval: must be"],
+        ),
+        (
+            "[[decisions]]\nname = 'x'\nmatch = '*'\n",
+            [":1: decisions[1].approvers: is", ":1: decisions[1].producers: is"],
+        ),
+        (SINK + "webhook = 'https://h/x'\n", [":1: decisions[1].secret: is missing"]),
+        (SINK + "webhook = 'ftp://h/x'\n", [":6: decisions[1].webhook: must be an address"]),
+        (SINK + "command = ['on-decision']\n", [":6: decisions[1].command: must be an absolute path"]),
+        (SINK + "command = ['/x']\ndirectory = '/y'\n", [":2: decisions[1].name: has more than one of"]),
+        (SINK + SINK, ['decisions: has two tables with the name "x"']),
+    ],
+)
+def test_an_approval_loop_that_cannot_work_is_told(tmp_path: Path, text: str, complaints: list[str]) -> None:
+    """Before anything starts, each with its line."""
+    found = problems(tmp_path, text) if complaints else (loaded(tmp_path, text) and [])
+    assert len(found) == len(complaints), found
+    for complaint in complaints:
+        assert any(complaint in one for one in found), found

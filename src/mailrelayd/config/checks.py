@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from datetime import datetime
 from pathlib import Path
 
 from mailrelayd.config import secrets
@@ -192,6 +193,85 @@ def backend(written: object) -> object:
     if written == "postgres":
         raise ValueError('this version keeps its queue on disk only; write "disk"')
     return written
+
+
+def secret_list(written: object) -> tuple[Secret, ...]:
+    """One reference, or a list of them: the first signs, all verify."""
+    if isinstance(written, tuple):
+        written = list(written)
+    if not isinstance(written, list):
+        written = [] if written == "" else [written]
+    return tuple(secret(one) for one in written)
+
+
+def moment(written: object) -> datetime | None:
+    """A point in time: a TOML date-time with an offset, or the same as text; "" for none."""
+    if written is None or written == "":
+        return None
+    if isinstance(written, str):
+        try:
+            written = datetime.fromisoformat(written)
+        except ValueError:
+            written = None
+    if not isinstance(written, datetime) or written.tzinfo is None:
+        raise ValueError("must be a date and time with its offset, such as 2026-01-01T00:00:00Z")
+    return written
+
+
+def poll_interval(seconds: float) -> float:
+    """Seconds between two polls; a server asked more often than that sends the client away."""
+    if seconds < 1:
+        raise ValueError('must be at least "1s"')
+    return seconds
+
+
+def after(text: str) -> str:
+    """What becomes of a mail that was read."""
+    if text not in ("delete", "keep") and not (text.startswith("move:") and len(one_line(text)) > len("move:")):
+        raise ValueError('must be "delete", "keep" or "move:FOLDER"')
+    return text
+
+
+def protocol(written: object) -> object:
+    """The one protocol that lets one client remove exactly what it has read."""
+    if written == "pop3":
+        raise ValueError('cannot be "pop3": it has no folders, no flags and no safe removal; write "imap"')
+    return written
+
+
+def separator(text: str) -> str:
+    """What stands between the reply address's name and a token."""
+    if not re.fullmatch(r"[-+=_.]", text):
+        raise ValueError('must be one of + - = _ .; most servers take "+"')
+    return text
+
+
+def sink_name(name: str) -> str:
+    """The name of a sink, and of its folder."""
+    return account_name(name) if name else name
+
+
+def webhook(text: str) -> str:
+    """An http or https address, or nothing."""
+    if text and not re.fullmatch(r"https?://[^\s/?#@]+(?:/[^\s#]*)?", text):
+        raise ValueError(
+            'must be an address such as "https://erp.example.com/hooks/approvals", without user or fragment'
+        )
+    return text
+
+
+def command(words: tuple[str, ...]) -> tuple[str, ...]:
+    """A program by its absolute path, and its arguments: no shell reads it."""
+    if words:
+        absolute(words[0] or ".")
+    return words
+
+
+def field_name(name: str) -> str:
+    """The name of a header field (RFC 5322 section 2.2)."""
+    if not re.fullmatch(r"[!-9;-~]{1,76}", name):
+        raise ValueError('must be the name of a header field, such as "X-Ticket"')
+    return name
 
 
 def auth(written: object) -> object:

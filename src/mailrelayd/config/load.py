@@ -21,13 +21,13 @@ from pydantic_core import ErrorDetails
 
 from mailrelayd.config import lines, wording
 from mailrelayd.config.environment import PREFIX, key_of, typed
+from mailrelayd.config.rules import RulesError, root_rules
 from mailrelayd.config.settings import (
-    RulesError,
     Settings,
     State,
     flatten,
+    listed_section_of,
     named_sections_of,
-    root_rules,
     section_of,
 )
 from mailrelayd.config.wording import Key, name
@@ -267,6 +267,7 @@ class _Reading:
         """The settings; or None, and `problems`: what is wrong is set aside and the rest judged again."""
         self._unknown(self.data, Settings, ())
         self._one_enabled()
+        self._spread_defaults()
         wrong: set[Key] = set()
         while True:
             try:
@@ -287,8 +288,12 @@ class _Reading:
         cause = detail.get("ctx", {}).get("error")
         if isinstance(cause, RulesError):
             for rule in cause.rules:
-                if key and not any((*key, read) in wrong for read in rule.reads):
+                told = not key and rule.key == "outbound"  # with both places, by `_one_enabled`
+                reads = {(*key, read) for read in rule.reads}
+                if not told and not any(one[: len(key) + 1] in reads for one in wrong):
                     self._key_problem((*key, rule.key), rule.text)
+        elif self._is_default(key):
+            pass  # told where it is written
         elif not any(key[:length] in wrong for length in range(1, len(key) + 1)):
             self._key_problem(key, wording.finding(detail, key, self._value(key)))
         self._set_aside(key, wrong)
@@ -301,7 +306,10 @@ class _Reading:
         wrong.add(key)
         table: Any = self.data
         for part in key[:-1]:
-            table = table.get(part) if isinstance(table, dict) else None
+            if isinstance(table, list):
+                table = table[part] if isinstance(part, int) and part < len(table) else None
+            else:
+                table = table.get(part) if isinstance(table, dict) else None
         if isinstance(table, dict):
             table.pop(key[-1], None)
 
@@ -331,6 +339,10 @@ class _Reading:
                 for account, section in value.items():
                     if isinstance(section, dict):
                         self._unknown(section, named, (*key, account))
+            elif (listed := listed_section_of(annotation)) and isinstance(value, list):
+                for position, section in enumerate(value):
+                    if isinstance(section, dict):
+                        self._unknown(section, listed, (*key, position))
 
     def _one_enabled(self) -> None:
         accounts = self.data.get("outbound")
@@ -344,6 +356,23 @@ class _Reading:
         for rule in root_rules(enabled):
             places = ", ".join(f'"{each}" at {self._origin(("outbound", each))}' for each in enabled)
             self._key_problem(("outbound", enabled[-1], "enabled"), f"{rule.text} ({places})")
+
+    def _spread_defaults(self) -> None:
+        """What [inbound_defaults] says counts for every [inbound.NAME] that does not say it itself."""
+        defaults, accounts = self.data.get("inbound_defaults"), self.data.get("inbound")
+        if not isinstance(defaults, dict) or not isinstance(accounts, dict):
+            return
+        for account, section in accounts.items():
+            for part in defaults.keys() - (section.keys() if isinstance(section, dict) else defaults.keys()):
+                section[part] = defaults[part]
+                self.origins["inbound", account, part] = self.origins["inbound_defaults", part]
+
+    def _is_default(self, key: Key) -> bool:
+        """Whether an inbound account's key is the one of [inbound_defaults]."""
+        if key[:1] != ("inbound",) or len(key) < 3:
+            return False
+        written = self.origins.get(key[:3])
+        return written is not None and written is self.origins.get(("inbound_defaults", key[2]))
 
     def certificates(self, settings: Settings) -> None:
         """Tell which files of the enabled account's `tls` section cannot be read."""

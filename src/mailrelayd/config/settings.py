@@ -1,14 +1,16 @@
 """What the configuration may say: frozen models whose attributes are named like the keys.
 
 Durations are float seconds, sizes are int bytes, a text that is not set is "". What a single key may hold stands in
-its type and in `checks`; what several keys must agree on stands in functions that return `Rule`s, so that all of
-them are told at once. No message repeats a value: a secret may have been written under the wrong key.
+its type and in `checks`; what several keys must agree on stands in `rules`. No message repeats a value: a secret may
+have been written under the wrong key.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
+from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from pydantic import (
@@ -24,31 +26,13 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from mailrelayd.config import checks, secrets, units
+from mailrelayd.config import checks, rules, secrets, units
 from mailrelayd.config.secrets import Secret
 
 PORTS = {"none": 25, "starttls": 587, "tls": 465}  # RFC 5321 section 4.5.4.2, RFC 6409, RFC 8314
 AUTO_PORTS = (465, 587, 25)  # tried in this order by security = "auto" where no port is set
-TLS_VERSIONS = ("1.0", "1.1", "1.2", "1.3")
-
-
-class Rule:
-    """One thing that keys of a section must agree on and do not. `key` and `reads` are names in that section."""
-
-    __slots__ = ("key", "reads", "text")
-
-    def __init__(self, key: str, text: str, *reads: str) -> None:
-        self.key = key
-        self.text = text
-        self.reads = frozenset((key, *reads))
-
-
-class RulesError(ValueError):
-    """Every `Rule` a section breaks, at once."""
-
-    def __init__(self, rules: list[Rule]) -> None:
-        super().__init__("; ".join(f"{rule.key}: {rule.text}" for rule in rules))
-        self.rules = rules
+INBOUND_PORTS = {"tls": 993, "starttls": 143, "none": 143}  # RFC 8314, RFC 9051 section 2
+INBOUND_AUTO_PORTS = (993, 143)  # tried in this order by security = "auto" where no port is set
 
 
 Duration = Annotated[
@@ -75,71 +59,19 @@ PublicReference = Annotated[
 ]
 AccountName = Annotated[str, AfterValidator(checks.account_name)]
 ProducerName = Annotated[str, AfterValidator(checks.producer_name)]
+SecretReferences = Annotated[
+    tuple[Secret, ...],
+    PlainValidator(checks.secret_list),
+    PlainSerializer(lambda all_: [secrets.describe(one) for one in all_], return_type=list[str], when_used="json"),
+]
+Moment = Annotated[
+    datetime | None,
+    BeforeValidator(checks.moment),
+    PlainSerializer(lambda at: at.isoformat() if at else "", return_type=str, when_used="json"),
+]
+Words = Annotated[tuple[Line, ...], Field(strict=False)]
+Addresses = Annotated[tuple[Address, ...], Field(strict=False)]
 Patterns = Annotated[tuple[Annotated[str, AfterValidator(checks.pattern)], ...], Field(strict=False)]
-
-
-def _raise(rules: list[Rule]) -> None:
-    if rules:
-        raise RulesError(rules)
-
-
-def root_rules(enabled: list[str]) -> list[Rule]:
-    """What accounts must agree on; `enabled` names the enabled ones in the order they are written."""
-    if len(enabled) < 2:
-        return []
-    names = " and ".join(f'"{name}"' for name in enabled)
-    return [Rule("outbound", f"{names} are both enabled: set enabled = false in all but one")]
-
-
-def tls_rules(tls: Tls) -> list[Rule]:
-    """What the keys of a `tls` section must agree on."""
-    rules = []
-    if tls.maximum and TLS_VERSIONS.index(tls.maximum) < TLS_VERSIONS.index(tls.minimum):
-        rules.append(Rule("maximum", "is below minimum: raise it, or leave it out", "minimum"))
-    if tls.certificate and not tls.key:
-        rules.append(Rule("key", "is missing: a certificate needs key, the file of its private key", "certificate"))
-    if tls.key and not tls.certificate:
-        rules.append(Rule("certificate", "is missing: a key needs certificate, the file it belongs to", "key"))
-    return rules
-
-
-def account_rules(account: OutboundAccount) -> list[Rule]:
-    """What the keys of an account must agree on, and which of them cannot be left out."""
-    rules = []
-    if not account.host:
-        rules.append(Rule("host", 'is missing: write the server\'s name, such as host = "smtp.example.com"'))
-    if not account.user and (account.password or account.auth == "password"):
-        because = "there is a password" if account.password else 'auth is "password"'
-        rules.append(Rule("user", f"is missing: {because}; write both, or none of them", "password", "auth"))
-    if not account.password and (account.auth == "password"):
-        because = "there is a user" if account.user else 'auth is "password"'
-        rules.append(
-            Rule(
-                "password",
-                f'is missing: {because}; write password = "file:PATH" or "credential:NAME", or set auth = "none"',
-                "user",
-                "auth",
-            )
-        )
-    if account.auth == "password" and account.security == "none":
-        text = 'is "none", and a password is never sent in clear: write "starttls" or "tls", or auth = "none"'
-        rules.append(Rule("security", text, "auth", "user"))
-    if account.auth == "password" and account.allow_plaintext:
-        text = 'is true, and a password is never sent in clear: set it to false, or auth = "none"'
-        rules.append(Rule("allow_plaintext", text, "auth", "user"))
-    if account.allow_plaintext and account.tls.fingerprint:
-        text = "is true, and in plain text no server can show the certificate of tls.fingerprint: leave one of them out"
-        rules.append(Rule("allow_plaintext", text))
-    if account.strict_order and account.connections > 1:
-        text = "is above 1, and strict_order needs one connection: set it to 1, or strict_order to false"
-        rules.append(Rule("connections", text, "strict_order"))
-    if account.strict_order and account.window > 1:
-        text = "is above 1, and strict_order needs one body at a time: set it to 1, or strict_order to false"
-        rules.append(Rule("window", text, "strict_order"))
-    if account.rewrite_from in ("always", "if-missing") and not account.from_address:
-        text = f'is missing: rewrite_from = "{account.rewrite_from}" needs the address to write'
-        rules.append(Rule("from_address", text, "rewrite_from"))
-    return rules
 
 
 class Section(BaseModel):
@@ -190,6 +122,9 @@ class State(Section):
     """[state]: what is remembered besides the queue."""
 
     directory: Directory = Path("/var/lib/mailrelayd")
+    keep_archive: Duration = 365 * 86_400.0
+    keep_quarantine: Duration = 90 * 86_400.0
+    keep_requests: Duration = 365 * 86_400.0
 
 
 class Retry(Section):
@@ -234,7 +169,7 @@ class Tls(Section):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        _raise(tls_rules(self))
+        rules.raise_broken(rules.tls_rules(self))
         return self
 
 
@@ -276,7 +211,109 @@ class OutboundAccount(Section):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        _raise(account_rules(self))
+        rules.raise_broken(rules.account_rules(self))
+        return self
+
+
+class InboundDefaults(Section):
+    """[inbound_defaults], and what [inbound.NAME] may say again: how mailboxes are read."""
+
+    create_folder: bool = False
+    connect_timeout: Positive = 10.0
+    command_timeout: Positive = 60.0
+    poll_interval: Annotated[Duration, AfterValidator(checks.poll_interval)] = 300.0
+    batch_size: Annotated[int, Field(ge=1, le=10_000)] = 30
+    idle: bool = True
+    process_after: Moment = None
+    ignore_older_than: Duration = 0.0
+    after: Annotated[str, AfterValidator(checks.after)] = "delete"
+    delete_after: Duration = 0.0
+    adopt: Literal["refuse", "new-only", "all"] = "refuse"
+    unmatched: Literal["leave", "quarantine", "delete"] = "leave"
+    max_message_size: Annotated[Size, Field(gt=0)] = 25 * 2**20
+
+
+class InboundAccount(InboundDefaults):
+    """[inbound.NAME]: a mailbox that answers come to. User and password left out are the outbound account's."""
+
+    enabled: bool = True
+    description: Line = ""
+    protocol: Annotated[Literal["imap"], BeforeValidator(checks.protocol)] = "imap"
+    security: Literal["tls", "starttls", "auto", "none"] = "tls"
+    host: Host = ""
+    port: Port | None = Field(default_factory=lambda keys: INBOUND_PORTS.get(keys.get("security", "")))
+    allow_plaintext: bool = False
+    auth: Annotated[Literal["password"], BeforeValidator(checks.auth)] = "password"
+    user: PublicReference = ""
+    password: SecretReference = Secret("")
+    folder: Annotated[Line, Field(min_length=1)] = "INBOX"
+    tls: Tls = Tls()
+
+    _name: str = PrivateAttr(default="")
+
+    @property
+    def name(self) -> str:
+        """The NAME of [inbound.NAME]."""
+        return self._name
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """The ports to try, in this order."""
+        return INBOUND_AUTO_PORTS if self.port is None else (self.port,)
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        rules.raise_broken(rules.inbound_rules(self))
+        return self
+
+
+class Approvals(Section):
+    """[approvals]: how requests are sent and answers are judged."""
+
+    enabled: bool = True
+    reply_address: Address = ""  # "": the outbound account's from_address
+    subaddressing: bool = True
+    subaddress_separator: Annotated[str, AfterValidator(checks.separator)] = "+"
+    subject_tag: bool = False
+    secret: SecretReferences = ()
+    expire: Positive = 14 * 86_400.0
+    sender_check: Literal["", "authentication-results", "dkim", "microsoft-365", "token-only"] = ""
+    authserv_id: Annotated[tuple[Line, ...], Field(strict=False)] = ()
+    via_list: bool = False
+    approve: Words = ()
+    reject: Words = ()
+    same_line_comment: bool = False
+    require_bare_approval: bool = False
+    boilerplate: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    mark_body: bool = False
+    receipts: Literal["none", "unclear", "all"] = "none"
+    remind: Annotated[tuple[Positive, ...], Field(strict=False, max_length=20)] = ()
+    delegates: dict[Address, Addresses] = {}
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        rules.raise_broken(rules.approvals_rules(self))
+        return self
+
+
+class Decisions(Section):
+    """[[decisions]]: where decisions about some requests go, and who may open and answer these."""
+
+    name: Annotated[str, AfterValidator(checks.sink_name)] = ""
+    match: Line = ""
+    producers: Annotated[tuple[Line, ...], Field(strict=False)] = ()
+    approvers: Patterns = ()
+    directory: FileName = ""
+    group: Annotated[str, AfterValidator(checks.group)] = ""
+    webhook: Annotated[str, AfterValidator(checks.webhook)] = ""
+    secret: SecretReference = Secret("")
+    command: Annotated[tuple[str, ...], Field(strict=False), AfterValidator(checks.command)] = ()
+    headers: Annotated[tuple[Annotated[str, AfterValidator(checks.field_name)], ...], Field(strict=False)] = ()
+    required: bool = True
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        rules.raise_broken(rules.decision_rules(self))
         return self
 
 
@@ -304,6 +341,10 @@ class Settings(BaseSettings):
     retry: Retry = Retry()
     guard: Guard = Guard()
     outbound: dict[AccountName, OutboundAccount] = {}
+    inbound_defaults: InboundDefaults = InboundDefaults()
+    inbound: dict[AccountName, InboundAccount] = {}
+    approvals: Approvals | None = None
+    decisions: Annotated[tuple[Decisions, ...], Field(strict=False)] = ()
     log: Log = Log()
 
     @property
@@ -311,11 +352,30 @@ class Settings(BaseSettings):
         """The enabled outbound account; None: files wait."""
         return next((account for account in self.outbound.values() if account.enabled), None)
 
+    @property
+    def asking(self) -> Approvals | None:
+        """[approvals], where they are enabled."""
+        return self.approvals if self.approvals is not None and self.approvals.enabled else None
+
+    @property
+    def mailboxes(self) -> tuple[InboundAccount, ...]:
+        """The enabled inbound accounts."""
+        return tuple(account for account in self.inbound.values() if account.enabled)
+
+    @property
+    def reply_address(self) -> str:
+        """Where answers go: [approvals] reply_address, else the outbound account's from_address."""
+        written = self.approvals.reply_address if self.approvals is not None else ""
+        return written or (self.account.from_address if self.account is not None else "")
+
     @model_validator(mode="after")
     def _agree(self) -> Self:
         for name, account in self.outbound.items():
             account._name = name
-        _raise(root_rules([name for name, account in self.outbound.items() if account.enabled]))
+        for name, mailbox in self.inbound.items():
+            mailbox._name = name
+        rules.raise_broken(rules.root_rules([name for name, account in self.outbound.items() if account.enabled]))
+        rules.raise_broken(rules.loop_rules(self))
         return self
 
     @classmethod
@@ -332,13 +392,20 @@ class Settings(BaseSettings):
 
 
 def section_of(annotation: object) -> type[BaseModel] | None:
-    """The model behind a field that is a section, else None."""
+    """The model behind a field that is a section, one that may be missing too; else None."""
+    if get_origin(annotation) is UnionType:
+        annotation = next((one for one in get_args(annotation) if one is not NoneType), None)
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
 
 def named_sections_of(annotation: object) -> type[BaseModel] | None:
     """The model behind a field that is a group of sections with free names ([outbound.NAME]), else None."""
     return section_of(get_args(annotation)[1]) if get_origin(annotation) is dict else None
+
+
+def listed_section_of(annotation: object) -> type[BaseModel] | None:
+    """The model behind a field that is a list of tables ([[decisions]]), else None."""
+    return section_of(get_args(annotation)[0]) if get_origin(annotation) is tuple else None
 
 
 def known_keys(model: type[BaseModel] = Settings, prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -349,6 +416,8 @@ def known_keys(model: type[BaseModel] = Settings, prefix: tuple[str, ...] = ()) 
             yield from known_keys(inner, (*prefix, name))
         elif (inner := named_sections_of(field.annotation)) is not None:
             yield from known_keys(inner, (*prefix, name, "NAME"))
+        elif (inner := listed_section_of(field.annotation)) is not None:
+            yield from known_keys(inner, (*prefix, name, "[1]"))
         else:
             yield (*prefix, name)
 
@@ -361,10 +430,14 @@ def flatten(settings: Settings, *, written: bool = False) -> dict[str, Any]:
     flat: dict[str, Any] = {}
 
     def add(table: dict[str, Any], prefix: str) -> None:
-        for name, value in table.items():
+        for part, value in table.items():
+            name = part if part.replace("_", "").replace("-", "").isalnum() else f'"{part}"'
             if isinstance(value, dict):
                 add(value, f"{prefix}{name}.")
-            else:
+            elif isinstance(value, (list, tuple)) and value and all(isinstance(one, dict) for one in value):
+                for position, one in enumerate(value, 1):
+                    add(one, f"{prefix}{name}[{position}].")
+            elif prefix or value:  # [approvals] and [[decisions]] may be missing
                 flat[prefix + name] = value
 
     add(settings.model_dump(mode="json" if written else "python"), "")
