@@ -1,0 +1,162 @@
+"""Every mail that was read, and what was made of it: on disk before anything else happens to the mail.
+
+    STATE/archive/in/YYYYMMDD/ID/message.eml     first, as it came
+    STATE/archive/in/YYYYMMDD/ID/decision.json   then: the one commit point of a decision
+    STATE/quarantine/ID.eml                      mail that belongs to nobody here
+
+ID is the decision's, the same whenever that mail is read again; so what is in the archive is never judged twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from mailrelayd import durable
+
+LARGEST_DOCUMENT = 1 << 20  # bytes
+_DOCUMENT, _MESSAGE = "decision.json", "message.eml"
+
+
+class Draft:
+    """A mail on its way into the archive. Nobody sees it before it is kept; the next start sweeps what was not."""
+
+    def __init__(self, folder: durable.Folder, name: str) -> None:
+        """Raises OSError."""
+        self._folder = folder
+        self.name = durable.TEMPORARY + name
+        self._fd = folder.create(self.name)
+        self._digest = hashlib.sha256()
+        self.size = 0  # bytes
+
+    def write(self, data: bytes) -> None:
+        """Append. Raises OSError."""
+        durable.write_all(self._fd, data)
+        self._digest.update(data)
+        self.size += len(data)
+
+    @property
+    def sha256(self) -> str:
+        """Of what was written so far, hexadecimal."""
+        return self._digest.hexdigest()
+
+    def finish(self) -> None:
+        """Put it on disk. Raises OSError."""
+        if self._fd >= 0:
+            durable.sync_file(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+
+    def discard(self) -> None:
+        """Let it go, unless it was kept."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        with suppress(OSError):
+            self._folder.remove(self.name, sync=False)
+
+
+class Archive:
+    """The folders behind it. All calls block for the disk: they belong into a thread."""
+
+    def __init__(self, state: Path) -> None:
+        """Make what is missing, drop unfinished mails, learn what is there. Raises OSError."""
+        self._path = state / "archive" / "in"
+        for path in (state / "archive", self._path, state / "quarantine"):
+            durable.make_folder(path, 0o750)
+        self._in = durable.Folder(self._path)
+        self._quarantine = durable.Folder(state / "quarantine")
+        self._in.sweep()
+        self._quarantine.sweep()
+        self._days: dict[str, str] = {}  # ID -> YYYYMMDD
+        for day in sorted(name for name in self._in.names() if len(name) == 8 and name.isdigit()):
+            for path in (self._path / day).iterdir():
+                self._days[path.name] = day
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        self._in.close()
+        self._quarantine.close()
+
+    def place(self, decision_id: str, now: float) -> str:
+        """Where a decision is, or will be, kept, below the archive: in/YYYYMMDD/ID."""
+        day = self._days.get(decision_id) or datetime.fromtimestamp(now, UTC).strftime("%Y%m%d")
+        return f"in/{day}/{decision_id}"
+
+    def draft(self, name: str) -> Draft:
+        """Begin to take a mail. `name` must be unique among those under way. Raises OSError."""
+        return Draft(self._in, name)
+
+    def find(self, decision_id: str) -> bytes | None:
+        """The stored document of this id, byte for byte. Raises OSError."""
+        day = self._days.get(decision_id)
+        if day is None:
+            return None
+        with suppress(FileNotFoundError):
+            folder = durable.Folder(self._path / day / decision_id)
+            try:
+                return folder.read(_DOCUMENT, limit=LARGEST_DOCUMENT)
+            finally:
+                folder.close()
+        return None
+
+    def keep(self, place: str, document: bytes, draft: Draft | None) -> None:
+        """Commit: mail and document are on disk when it returns. `draft` None: no mail carried this. Raises OSError."""
+        _, day, decision_id = place.split("/")
+        if draft is not None:
+            draft.finish()
+        new_day = not (self._path / day).is_dir()
+        durable.make_folder(self._path / day / decision_id, 0o750)
+        if new_day:
+            self._in.sync()
+        folder = durable.Folder(self._path / day / decision_id)
+        try:
+            if draft is not None:
+                self._in.move(draft.name, folder, _MESSAGE)
+            folder.write(_DOCUMENT, document, mode=0o640)
+        finally:
+            folder.close()
+        self._days[decision_id] = day
+
+    def set_aside(self, name: str, draft: Draft) -> None:
+        """Keep a mail in quarantine/NAME.eml; on disk when it returns. Raises OSError."""
+        draft.finish()
+        self._in.move(draft.name, self._quarantine, f"{name}.eml")
+
+    def documents(self, *, days: int | None = None) -> Iterator[bytes]:
+        """Every stored document, oldest day first; of the last `days` days there are, if that is given."""
+        known = sorted(set(self._days.values()))
+        wanted = set(known if days is None else known[-days:])
+        for decision_id, day in sorted(self._days.items(), key=lambda item: (item[1], item[0])):
+            if day in wanted and (document := self.find(decision_id)) is not None:
+                yield document
+
+    def sweep(self, now: float, keep_archive: float, keep_quarantine: float) -> int:
+        """Remove what is older (seconds); how many mails. Raises OSError."""
+        last = datetime.fromtimestamp(now - keep_archive, UTC).strftime("%Y%m%d")
+        swept = 0
+        for decision_id, day in [item for item in self._days.items() if item[1] < last]:
+            folder = durable.Folder(self._path / day / decision_id)
+            try:
+                # The document last: without it the mail would be read again, if it were still in its mailbox.
+                folder.remove(_MESSAGE, sync=False)
+                folder.remove(_DOCUMENT)
+            finally:
+                folder.close()
+            with suppress(OSError):
+                (self._path / day / decision_id).rmdir()
+            del self._days[decision_id]
+            swept += 1
+        for day in {name for name in self._in.names() if name.isdigit() and name < last}:
+            with suppress(OSError):  # not empty: somebody keeps something of their own there
+                (self._path / day).rmdir()
+        for name in list(self._quarantine.names()):
+            figures = self._quarantine.stat(name)
+            if name.endswith(".eml") and figures is not None and figures.st_ctime < now - keep_quarantine:
+                self._quarantine.remove(name, sync=False)
+                swept += 1
+        return swept
