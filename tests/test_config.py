@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from mailrelayd.config import lines, units
 from mailrelayd.config.load import ConfigError, Loaded, diff, load, needs_restart
-from mailrelayd.config.settings import OutboundAccount, Settings, flatten, known_keys
+from mailrelayd.config.relaying import OutboundAccount
+from mailrelayd.config.settings import Settings, flatten, known_keys
 from mailrelayd.config.wording import name
 from mailrelayd.outbound.addresses import matches, valid_pattern
 
@@ -865,7 +866,8 @@ def test_the_sections_of_the_approval_loop_are_read(tmp_path: Path) -> None:
 )
 def test_an_approval_loop_that_cannot_work_is_told(tmp_path: Path, text: str, complaints: list[str]) -> None:
     """Before anything starts, each with its line."""
-    found = problems(tmp_path, text) if complaints else (loaded(tmp_path, text) and [])
+    found = problems(tmp_path, text) if complaints else []
+    assert complaints or loaded(tmp_path, text)
     assert len(found) == len(complaints), found
     for complaint in complaints:
         assert any(complaint in one for one in found), found

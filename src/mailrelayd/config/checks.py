@@ -113,8 +113,8 @@ def pattern(text: str) -> str:
 
 def producer_name(name: str) -> str:
     """The NAME of a [pickup.NAME] section, and of its folder."""
-    if name in ("tmp", "new", "cur"):
-        raise ValueError("cannot be the name of a producer: the folder itself has one of that name")
+    if name in ("tmp", "new", "cur", "submit"):
+        raise ValueError("cannot be the name of a producer: it has a meaning of its own")
     return account_name(name)
 
 

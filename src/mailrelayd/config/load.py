@@ -19,15 +19,15 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from mailrelayd.config import lines, wording
+from mailrelayd.config import light, lines, wording
 from mailrelayd.config.environment import PREFIX, key_of, typed
-from mailrelayd.config.rules import RulesError, root_rules
+from mailrelayd.config.section import RulesError
 from mailrelayd.config.settings import (
     Settings,
-    State,
     flatten,
     listed_section_of,
     named_sections_of,
+    root_rules,
     section_of,
 )
 from mailrelayd.config.wording import Key, name
@@ -91,9 +91,7 @@ def state_directory(path: Path, environ: Mapping[str, str] = os.environ) -> Path
 
     A running daemon must be found although somebody has just broken its configuration.
     """
-    state = _read(path, environ).data.get("state")
-    written = state.get("directory") if isinstance(state, dict) else None
-    return Path(written) if isinstance(written, str) and written.startswith("/") else State().directory
+    return light.read(path, environ).state
 
 
 def _read(path: Path, environ: Mapping[str, str]) -> _Reading:
