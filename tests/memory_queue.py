@@ -12,9 +12,20 @@ from dataclasses import dataclass, field, replace
 from mailrelayd.clock import Clock
 from mailrelayd.outbound import delivery, queueid
 from mailrelayd.outbound.queue import Entry, Figures, Place, Verb
-from mailrelayd.outbound.values import Envelope, Progress, QueuedMessage, Status
+from mailrelayd.outbound.values import (
+    ApprovalCopy,
+    Envelope,
+    Past,
+    Progress,
+    QueuedMessage,
+    Response,
+    Stage,
+    Status,
+    remembered,
+)
 
 HELD = float("inf")
+_BY_HAND = Response(Stage.LOCAL, 0, "", "given up by hand")
 
 
 @dataclass
@@ -73,11 +84,17 @@ class MemoryQueue:
         self._news = asyncio.Event()
         self.ready.set()
 
-    def put(self, data: bytes, recipients: Iterable[str], sender: str = "erp@example.com") -> str:
+    def put(
+        self,
+        data: bytes,
+        recipients: Iterable[str],
+        sender: str = "erp@example.com",
+        copies: tuple[ApprovalCopy, ...] = (),
+    ) -> str:
         """Queue a message; its id."""
         queue_id, _ = self._ids.take(self.clock.now())
         envelope = Envelope(sender, tuple(recipients))
-        there = QueuedMessage(queue_id, envelope, Progress(self.clock.now()), len(data))
+        there = QueuedMessage(queue_id, envelope, Progress(self.clock.now()), len(data), copies=copies)
         self.waiting[queue_id] = Item(there, Bytes(data))
         self._news.set()
         return queue_id
@@ -149,8 +166,17 @@ class MemoryQueue:
             self.waiting[message.queue_id] = self._land("release", message)
             self._news.set()
 
-    async def change(self, verb: Verb, queue_ids: Iterable[str]) -> dict[str, str]:
-        return {queue_id: self._change(verb, queue_id) for queue_id in queue_ids}
+    async def add(self, data: bytes, envelope: Envelope, *, rule: str, copies: tuple[ApprovalCopy, ...] = ()) -> str:
+        await self._disk()
+        queue_id, _ = self._ids.take(self.clock.now())
+        message = QueuedMessage(queue_id, envelope, Progress(self.clock.now()), len(data), rule, revision=1, copies=copies)
+        self.waiting[queue_id] = Item(message, Bytes(data))
+        self.history.append(("add", queue_id))
+        self._news.set()
+        return queue_id
+
+    async def change(self, verb: Verb, queue_ids: Iterable[str], by: str = "") -> dict[str, str]:
+        return {queue_id: self._change(verb, queue_id, by) for queue_id in queue_ids}
 
     async def bring_back(self, queue_id: str, progress: Progress) -> bool:
         item = self.failed.pop(queue_id, None)
@@ -164,6 +190,14 @@ class MemoryQueue:
         for item in (self.waiting.get(queue_id), self.flying.get(queue_id), self.failed.get(queue_id)):
             if item is not None:
                 return self._entry(item)
+        return None
+
+    def content(self, queue_id: str) -> Bytes | None:
+        for item in (self.waiting.get(queue_id), self.flying.get(queue_id), self.failed.get(queue_id)):
+            if item is not None:
+                if item.error is not None:
+                    raise item.error
+                return item.source
         return None
 
     async def entries(self, *, failed: bool = False) -> AsyncIterator[Entry]:
@@ -220,7 +254,7 @@ class MemoryQueue:
         self.waiting[item.message.queue_id] = item
         self._news.set()
 
-    def _change(self, verb: Verb, queue_id: str) -> str:
+    def _change(self, verb: Verb, queue_id: str, by: str) -> str:
         if queue_id in self.flying:
             return "is being sent right now; try again in a moment"
         waits = queue_id in self.waiting
@@ -230,24 +264,39 @@ class MemoryQueue:
         if verb is Verb.DELETE:
             (self.waiting if waits else self.failed).pop(queue_id)
         elif waits and verb is Verb.RELEASE:
+            if item.due == HELD:
+                self._remember(item, verb, by)
             self._requeue(item)
         elif waits and verb is Verb.HOLD:
+            if item.due != HELD:
+                self._remember(item, verb, by)
             item.due = HELD
+        elif waits and verb is Verb.FAIL:
+            progress = delivery.give_up(item.message, "by-hand", _BY_HAND, self.clock.now())
+            item.message, item.reason, item.due = replace(item.message, progress=progress), "by-hand", 0.0
+            self._remember(item, verb, by)
+            self.failed[queue_id] = self.waiting.pop(queue_id)
         elif waits and item.due == HELD:
             return "is on hold: release it first"
         elif waits:
             item.due = 0.0
             item.message = replace(item.message, progress=replace(item.message.progress, not_before=0.0))
         elif verb is Verb.RETRY:
-            item.message = replace(
-                item.message, progress=delivery.try_again(item.message.progress, self.clock.now()), revision=1
+            before = item.message.progress
+            progress = replace(
+                delivery.try_again(before, self.clock.now()), not_before=before.not_before, history=before.history
             )
-            item.reason = ""
+            item.message, item.reason = replace(item.message, progress=progress, revision=1), ""
+            self._remember(item, verb, by)
             self._requeue(self.failed.pop(queue_id))
         else:
-            return "has failed: only retry and delete apply"
+            return "has failed already" if verb is Verb.FAIL else "has failed: only retry and delete apply"
         self._news.set()
         return ""
+
+    def _remember(self, item: Item, verb: Verb, by: str) -> None:
+        progress = remembered(item.message.progress, Past(self.clock.now(), verb.value, by))
+        item.message = replace(item.message, progress=progress, revision=item.message.revision + 1)
 
     def _entry(self, item: Item) -> Entry:
         queue_id = item.message.queue_id

@@ -17,7 +17,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from mailrelayd.outbound.queue import Entry, Figures, Place, Queue, Verb
-from mailrelayd.outbound.values import Progress, QueuedMessage, RecipientRecord, Response, Stage, Status
+from mailrelayd.outbound.values import (
+    Envelope,
+    Past,
+    Progress,
+    QueuedMessage,
+    RecipientRecord,
+    Response,
+    Stage,
+    Status,
+    remembered,
+)
 from tests.manual_clock import ManualClock
 
 UNKNOWN = "2" * 16  # a well-formed id of no message
@@ -90,6 +100,12 @@ def outcome(message: QueuedMessage, status: Status, at: float = 0.0, reason: str
     return replace(message.progress, recipients=records)
 
 
+def told(message: QueuedMessage) -> Progress:
+    """Its progress without the line that says how it came, which not every back end knows."""
+    history = message.progress.history
+    return replace(message.progress, history=tuple(past for past in history if past.event != "queued"))
+
+
 def attempts(message: QueuedMessage) -> int:
     return max((one.attempts for one in message.progress.recipients.values()), default=0)
 
@@ -112,30 +128,37 @@ ANSWERS: dict[tuple[str, Verb], tuple[str, str]] = {
     ("waiting", Verb.RETRY): ("", "active"),
     ("waiting", Verb.HOLD): ("", "hold"),
     ("waiting", Verb.RELEASE): ("", "active"),
+    ("waiting", Verb.FAIL): ("", "failed"),
     ("waiting", Verb.DELETE): ("", "gone"),
     ("deferred", Verb.RETRY): ("", "active"),
     ("deferred", Verb.HOLD): ("", "hold"),
     ("deferred", Verb.RELEASE): ("", "deferred"),
+    ("deferred", Verb.FAIL): ("", "failed"),
     ("deferred", Verb.DELETE): ("", "gone"),
     ("scheduled", Verb.RETRY): ("", "active"),
     ("scheduled", Verb.HOLD): ("", "hold"),
     ("scheduled", Verb.RELEASE): ("", "deferred"),
+    ("scheduled", Verb.FAIL): ("", "failed"),
     ("scheduled", Verb.DELETE): ("", "gone"),
     ("held", Verb.RETRY): ("on hold", "hold"),
     ("held", Verb.HOLD): ("", "hold"),
     ("held", Verb.RELEASE): ("", "active"),
+    ("held", Verb.FAIL): ("", "failed"),
     ("held", Verb.DELETE): ("", "gone"),
     ("held while deferred", Verb.RETRY): ("on hold", "hold"),
     ("held while deferred", Verb.HOLD): ("", "hold"),
     ("held while deferred", Verb.RELEASE): ("", "deferred"),
+    ("held while deferred", Verb.FAIL): ("", "failed"),
     ("held while deferred", Verb.DELETE): ("", "gone"),
     ("failed", Verb.RETRY): ("", "active"),
     ("failed", Verb.HOLD): ("has failed", "failed"),
     ("failed", Verb.RELEASE): ("has failed", "failed"),
+    ("failed", Verb.FAIL): ("has failed already", "failed"),
     ("failed", Verb.DELETE): ("", "gone"),
     ("in flight", Verb.RETRY): ("being sent", "active"),
     ("in flight", Verb.HOLD): ("being sent", "active"),
     ("in flight", Verb.RELEASE): ("being sent", "active"),
+    ("in flight", Verb.FAIL): ("being sent", "active"),
     ("in flight", Verb.DELETE): ("being sent", "active"),
 }
 
@@ -199,6 +222,21 @@ class QueueContract:
         finally:
             source.close()
 
+    async def test_content_is_read_wherever_the_message_stands(self, bench: Bench) -> None:
+        """Waiting, in flight or failed, and nothing for an id of no message or for what is none."""
+        queue_id = await bench.put("boss")
+        message: QueuedMessage | None = None
+        for state in ("waiting", "in flight", "failed"):
+            if state == "in flight":
+                message = await claimed(bench.queue)
+            elif message is not None:
+                await fail(bench.queue, message)
+            source = bench.queue.content(queue_id)
+            assert source is not None, state
+            assert b"boss" in source.read(0, 1000)
+            source.close()
+        assert bench.queue.content(UNKNOWN) is bench.queue.content("../../etc/passwd") is None
+
     async def test_dying_lets_go_of_claims_and_of_nothing_else(self, bench: Bench) -> None:
         """What was in flight is due again, unchanged; what was settled stays settled."""
         ids = [await bench.put(name) for name in "abcd"]
@@ -214,6 +252,22 @@ class QueueContract:
         assert deferred.place is Place.DEFERRED
         assert failed is not None
         assert failed.place is Place.FAILED
+
+    async def test_the_daemon_adds_messages_of_its_own(self, bench: Bench) -> None:
+        """What was added is due, with the envelope and the rule that were given, also after a crash right then."""
+        envelope = Envelope("", ("sender@example.com",))
+        queue_id = await bench.queue.add(b"From: x\n\nreport\n", envelope, rule="dsn")
+        later = await bench.put()
+        for _ in range(2):
+            message = await claimed(bench.queue)
+            assert (message.queue_id, message.envelope, message.rule) == (queue_id, envelope, "dsn")
+            assert (message.producer, message.size) == ("", 16)
+            source = bench.queue.open(message)
+            assert source.read(0, 100) == b"From: x\n\nreport\n"
+            source.close()
+            await bench.reopen()
+        await complete(bench.queue, await claimed(bench.queue))
+        assert await claim_all(bench.queue) == [later]
 
     # -- settling ------------------------------------------------------------------------------------------------
 
@@ -246,7 +300,7 @@ class QueueContract:
         bench.clock.advance(1)
         again = await claimed(bench.queue)
         assert again.queue_id == first
-        assert again.progress == outcome(message, Status.DEFERRED, at)
+        assert told(again) == outcome(message, Status.DEFERRED, at)
 
     @pytest.mark.parametrize("seconds", [0.0, -5.0])
     async def test_deferred_until_now_is_due(self, bench: Bench, seconds: float) -> None:
@@ -288,7 +342,7 @@ class QueueContract:
             (entry,) = await entries(bench.queue, failed=True)
             assert entry == await bench.queue.find(queue_id)
             assert (entry.place, entry.reason, entry.in_flight) == (Place.FAILED, "rejected", False)
-            assert entry.message.progress == outcome(message, Status.FAILED, reason="rejected")
+            assert told(entry.message) == outcome(message, Status.FAILED, reason="rejected")
             assert bench.queue.figures().waiting == 0
             await bench.reopen()
 
@@ -306,7 +360,7 @@ class QueueContract:
         assert await claim(bench.queue) is None
         bench.clock.advance(60)
         again = await claimed(bench.queue)
-        assert again.progress == outcome(message, Status.DEFERRED, at)
+        assert told(again) == outcome(message, Status.DEFERRED, at)
         await fail(bench.queue, again)
         assert (await entries(bench.queue, failed=True))[0].message.queue_id == queue_id
 
@@ -369,6 +423,117 @@ class QueueContract:
         assert message.progress.arrived_at == bench.clock.now()
         (record,) = message.progress.recipients.values()
         assert (record.status, record.attempts, record.reason) == (Status.DEFERRED, 0, "")
+
+    async def test_failed_by_hand(self, bench: Bench) -> None:
+        """Everybody who is still owed the message has failed by hand; who got it got it, and what they said stays."""
+        queue_id = await bench.put()
+        message = await claimed(bench.queue)
+        progress = outcome(message, Status.DEFERRED, bench.clock.now() + 60)
+        sent = RecipientRecord(Status.SENT, Response(Stage.BODY, 250), 1, bench.clock.now())
+        progress = replace(progress, recipients={**progress.recipients, "other@example.org": sent})
+        await bench.queue.defer(message, progress, bench.clock.now() + 60)
+        untried = await bench.put()
+        assert await bench.queue.change(Verb.FAIL, [queue_id, untried], "boss") == {queue_id: "", untried: ""}
+        for _ in range(2):
+            entry, other = await entries(bench.queue, failed=True)
+            assert (entry.place, entry.reason, other.reason) == (Place.FAILED, "by-hand", "by-hand")
+            records = entry.message.progress.recipients
+            assert records["other@example.org"] == sent
+            mine = records[message.envelope.recipients[0]]
+            assert (mine.status, mine.reason, mine.attempts) == (Status.FAILED, "by-hand", 1)
+            assert (mine.response.code, mine.next_attempt) == (451, 0.0)
+            (never,) = other.message.progress.recipients.values()
+            assert (never.status, never.reason, never.attempts) == (Status.FAILED, "by-hand", 0)
+            assert await claim(bench.queue) is None
+            await bench.reopen()
+        assert await bench.queue.change(Verb.RETRY, [queue_id]) == {queue_id: ""}
+        again = (await claimed(bench.queue)).progress
+        assert again.recipients["other@example.org"] == sent
+        assert again.recipients[message.envelope.recipients[0]].status is Status.DEFERRED
+
+    async def test_what_operators_did_is_remembered(self, bench: Bench) -> None:
+        """Each change that was one is a line of the message's history, with who wanted it; so are the tries."""
+        queue_id = await bench.put()
+        message = await claimed(bench.queue)
+        tried = remembered(
+            outcome(message, Status.DEFERRED, bench.clock.now()), Past(1_800_000_000.0, "deferred", "no")
+        )
+        await bench.queue.defer(message, tried, bench.clock.now())
+        verbs = [Verb.HOLD, Verb.HOLD, Verb.RELEASE, Verb.RELEASE, Verb.FAIL, Verb.FAIL, Verb.RETRY]
+        for verb in verbs:
+            await bench.queue.change(verb, [queue_id], by="boss")
+            await bench.reopen()
+        entry = await bench.queue.find(queue_id)
+        assert entry is not None
+        history = [(past.event, past.text) for past in entry.message.progress.history if past.text in ("no", "boss")]
+        changes = [(verb, "boss") for verb in ("hold", "release", "fail", "retry")]
+        assert history == [("deferred", "no"), *changes]
+        assert {past.times for past in entry.message.progress.history} == {1}
+
+    async def test_many_are_changed_at_once(self, bench: Bench) -> None:
+        """However many ids: each has its answer, whatever state it is in, and all stand where they should."""
+        ids = [await bench.put(f"m{number}") for number in range(250)]
+        flying = await claimed(bench.queue)
+        await fail(bench.queue, await claimed(bench.queue))
+        answers = await bench.queue.change(Verb.HOLD, [UNKNOWN, *reversed(ids)])
+        assert [i for i, answer in answers.items() if answer == ""] == list(reversed(ids[2:]))
+        assert "being sent" in answers[ids[0]]
+        assert "has failed" in answers[ids[1]]
+        assert answers[UNKNOWN] == "no such message"
+        await bench.reopen()
+        assert bench.queue.figures().held == 248
+        assert set((await bench.queue.change(Verb.RELEASE, ids[2:])).values()) == {""}
+        assert await claim_all(bench.queue) == [flying.queue_id, *ids[2:]]
+
+    async def test_what_is_being_changed_is_claimed_by_nobody(self, bench: Bench) -> None:
+        """A change and a relay that works meanwhile: each message ends in one way, and the answer says which."""
+        ids = [await bench.put(f"m{number}") for number in range(250)]
+        sent: list[str] = []
+
+        async def consume() -> None:
+            while message := await claim(bench.queue):
+                await asyncio.sleep(0)
+                await complete(bench.queue, message)
+                sent.append(message.queue_id)
+
+        consumer = asyncio.create_task(consume())
+        await asyncio.sleep(0)
+        answers = await bench.queue.change(Verb.FAIL, reversed(ids))
+        await consumer
+        failed = [entry.message.queue_id for entry in await entries(bench.queue, failed=True)]
+        assert sorted(sent + failed) == ids
+        assert failed == sorted(queue_id for queue_id, answer in answers.items() if answer == "")
+        assert bench.queue.figures() == Figures()
+
+    async def test_two_changes_at_once(self, bench: Bench) -> None:
+        """Of two operators who want different things, one or both have it for each message; none counts twice."""
+        ids = [await bench.put(f"m{number}") for number in range(150)]
+        one, other = await asyncio.gather(
+            bench.queue.change(Verb.HOLD, ids), bench.queue.change(Verb.DELETE, reversed(ids))
+        )
+        assert all("" in (one[queue_id], other[queue_id]) for queue_id in ids)
+        left = await entries(bench.queue)
+        assert [entry.message.queue_id for entry in left] == [queue_id for queue_id in ids if other[queue_id]]
+        assert bench.queue.figures().held == bench.queue.figures().waiting == len(left)
+
+    async def test_who_comes_second_is_told_so(self, bench: Bench) -> None:
+        """A message that somebody is changing right now is not said to be unknown."""
+        ids = [await bench.put(f"m{number}") for number in range(3)]
+        one, other = await asyncio.gather(*(bench.queue.change(verb, ids) for verb in (Verb.HOLD, Verb.RELEASE)))
+        assert set(one.values()) == {""}
+        assert set(other.values()) <= {"", "is being changed right now; try again in a moment"}
+
+    @pytest.mark.parametrize("verb", [Verb.FAIL, Verb.RETRY])
+    async def test_an_impatient_operator_leaves_the_queue_sound(self, bench: Bench, verb: Verb) -> None:
+        """Whoever asks and goes away: the change is carried out or not, and every message is known afterwards."""
+        ids = [await bench.put(f"m{number}") for number in range(150)]
+        task = asyncio.create_task(bench.queue.change(verb, ids))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        await bench.queue.change(Verb.RETRY, [UNKNOWN])
+        failed = [entry.message.queue_id for entry in await entries(bench.queue, failed=True)]
+        assert sorted(failed + await claim_all(bench.queue)) == ids
 
     async def test_every_id_gets_an_answer(self, bench: Bench) -> None:
         """Unknown ids and things that are none are named, and do not keep the others from being changed."""
@@ -563,6 +728,7 @@ class _Model:
     """What should be known of one message."""
 
     due: float = 0.0  # seconds since the epoch
+    not_before: float = 0.0
     held: bool = False
     failed: bool = False
     in_flight: QueuedMessage | None = None
@@ -624,7 +790,7 @@ class QueueMachine(RuleBasedStateMachine):
         not_before = self._now() + wait if wait else 0.0
         queue_id = self._run(self.bench.put(not_before=not_before))
         assert queue_id not in self._model
-        self._model[queue_id] = _Model(not_before)
+        self._model[queue_id] = _Model(not_before, not_before)
 
     @rule()
     def take(self) -> None:
@@ -668,9 +834,10 @@ class QueueMachine(RuleBasedStateMachine):
         if found is None:
             return
         queue_id, one = found
-        one.failed, one.due, one.attempts = False, self._now() + wait, one.attempts + 1
+        due = self._now() + wait
+        one.failed, one.due, one.attempts = False, max(due, one.not_before), one.attempts + 1
         entry = self._run(self.bench.queue.find(queue_id))
-        assert self._run(self.bench.queue.bring_back(queue_id, outcome(entry.message, Status.DEFERRED, one.due)))
+        assert self._run(self.bench.queue.bring_back(queue_id, outcome(entry.message, Status.DEFERRED, due)))
 
     @rule(data=st.data(), verb=st.sampled_from(Verb), failed=st.booleans())
     def change(self, data: st.DataObject, verb: Verb, failed: bool) -> None:
@@ -680,13 +847,16 @@ class QueueMachine(RuleBasedStateMachine):
         queue_id, one = found
         answer = self._run(self.bench.queue.change(verb, [queue_id]))[queue_id]
         applies = verb in (Verb.RETRY, Verb.DELETE) if failed else not (one.held and verb is Verb.RETRY)
+        by_hand = verb is Verb.FAIL and not failed
         assert (answer == "") == applies
         if verb is Verb.DELETE:
             del self._model[queue_id]
+        elif by_hand:
+            one.failed, one.held = True, False
         elif failed and verb is Verb.RETRY:
-            one.failed, one.due, one.attempts = False, 0.0, 0
+            one.failed, one.due, one.attempts = False, one.not_before, 0
         elif not failed and verb is Verb.RETRY and not one.held:
-            one.due = 0.0
+            one.due = one.not_before = 0.0
         elif not failed and verb in (Verb.HOLD, Verb.RELEASE):
             one.held = verb is Verb.HOLD
 

@@ -108,6 +108,90 @@ def test_a_folder_that_cannot_be_synced_is_an_error(folder: Folder, calls: Calls
             act()
 
 
+def test_many_are_written_with_one_fsync_of_the_folder(folder: Folder, calls: Calls) -> None:
+    """All content before the first fsync, each file's fsync before its name, and the folder once, last."""
+    assert folder.write_many({"a": b"1", "b": b"2"}) == {}
+    assert calls.made == [
+        *("write file", "write file"),
+        *(f"fsync file {TEMPORARY}a", "rename", f"fsync file {TEMPORARY}b", "rename"),
+        "fsync folder one",
+    ]
+    assert {path.name: path.read_bytes() for path in folder.path.iterdir()} == {"a": b"1", "b": b"2"}
+    calls.made.clear()
+    assert folder.write_many({}) == {}
+    assert calls.made == []
+
+
+@pytest.mark.parametrize("name", ["b/c", "x" * 300])
+def test_one_of_many_that_fails_stops_no_other(folder: Folder, name: str) -> None:
+    """Which failed, and why, is the answer; the others stand, and nothing unfinished is left."""
+    failed = folder.write_many({"a": b"1", name: b"2", "d": b"3"})
+    assert list(failed) == [name]
+    assert isinstance(failed[name], OSError)
+    assert {path.name for path in folder.path.iterdir()} == {"a", "d"}
+
+
+def test_a_failed_fsync_of_one_of_many(folder: Folder, calls: Calls) -> None:
+    """Its new content is thrown away and what was there still stands; the others have been written."""
+    folder.write_many({"a": b"old", "b": b"old"})
+    calls.fail = f"fsync file {TEMPORARY}b"
+    assert list(folder.write_many({"a": b"new", "b": b"new", "c": b"new"})) == ["b"]
+    found = {path.name: path.read_bytes() for path in folder.path.iterdir()}
+    assert found == {"a": b"new", "b": b"old", "c": b"new"}
+
+
+def test_an_interrupted_write_of_many_leaks_nothing(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever ends it in the middle: no descriptor stays open, no unfinished file behind."""
+    before = len(os.listdir("/proc/self/fd"))
+    real, left = os.fsync, [None, KeyboardInterrupt()]
+
+    def fsync(descriptor: int) -> None:
+        if (error := left.pop(0)) is not None:
+            raise error
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(KeyboardInterrupt):
+        folder.write_many({"a": b"1", "b": b"2", "c": b"3"})
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert {path.name for path in folder.path.iterdir()} == {"a"}
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o077])
+@pytest.mark.parametrize("mode", [0o600, 0o640])
+def test_a_file_has_exactly_its_mode(folder: Folder, mask: int, mode: int) -> None:
+    """Neither more nor less than what is asked for, whatever the umask."""
+    before = os.umask(mask)
+    try:
+        folder.write("a", b"", mode=mode)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((folder.path / "a").stat().st_mode) == mode
+
+
+def test_a_file_is_made_piece_by_piece(folder: Folder, calls: Calls) -> None:
+    """A new file in the place of an old one, and never through a link."""
+    (folder.path / "a").symlink_to("/etc/passwd")
+    with pytest.raises(OSError, match="symbolic"):
+        folder.create("a")
+    (folder.path / "b").write_text("old and long")
+    descriptor = folder.create("b")
+    durable.write_all(descriptor, b"ne")
+    durable.write_all(descriptor, b"w")
+    durable.sync_file(descriptor)
+    os.close(descriptor)
+    assert (folder.path / "b").read_bytes() == b"new"
+    assert calls.made == ["write file", "write file", "fsync file b"]
+
+
+def test_a_folder_is_given_a_mode(folder: Folder) -> None:
+    """What is given twice is the same; a group that is not ours is an error that changes nothing."""
+    mine = os.stat(folder.path).st_gid
+    for _ in range(2):
+        folder.give_to(mine, 0o2710)
+        assert stat.S_IMODE(os.stat(folder.path).st_mode) == 0o2710
+
+
 def test_write_replaces_a_link_and_does_not_follow_it(folder: Folder, tmp_path: Path) -> None:
     """Neither the name nor its temporary file lead anywhere else."""
     secret = tmp_path / "secret"

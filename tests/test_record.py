@@ -13,7 +13,19 @@ from hypothesis import strategies as st
 
 from mailrelayd.outbound import record
 from mailrelayd.outbound.record import FORMAT, Claim, Record, RecordError
-from mailrelayd.outbound.values import Envelope, Progress, RecipientRecord, Response, Stage, Status
+from mailrelayd.outbound.values import (
+    FIRST_KEPT,
+    LAST_KEPT,
+    Envelope,
+    Past,
+    Progress,
+    QueuedMessage,
+    RecipientRecord,
+    Response,
+    Stage,
+    Status,
+    remembered,
+)
 
 MOMENTS = st.one_of(st.just(0.0), st.integers(1, 250_000_000_000).map(float))
 TEXTS = st.text(st.characters(codec=None), max_size=20)  # surrogates too: bytes of names that are not UTF-8
@@ -25,6 +37,10 @@ OUTCOMES = st.builds(
     at=MOMENTS,
     next_attempt=MOMENTS,
     reason=TEXTS,
+)
+LINES = st.one_of(
+    st.builds(Past, MOMENTS, TEXTS, TEXTS),
+    st.builds(Past, MOMENTS, TEXTS, TEXTS, times=st.integers(2, 10_000), since=MOMENTS),
 )
 RECORDS = st.builds(
     Record,
@@ -39,12 +55,16 @@ RECORDS = st.builds(
         not_before=MOMENTS,
         changed=st.integers(0, 3),
         excused_at=MOMENTS,
+        history=st.lists(LINES, max_size=4).map(tuple),
     ),
     hold=st.booleans(),
     reason=TEXTS,
     detail=TEXTS,
     file=TEXTS,
     claim=st.none() | st.builds(Claim, TEXTS, TEXTS, st.integers(0, 1 << 64), st.integers(0, 1 << 63)),
+    producer=TEXTS,
+    uid=st.none() | st.integers(0, 1 << 32),
+    key=TEXTS,
 )
 RECORD = Record(
     "a" * 16,
@@ -109,6 +129,11 @@ DAMAGED = {
     "outcomes are a list": changed(outcomes=["sent"]),
     "a status nobody knows": changed(outcomes={"b@example.org": {**OUTCOME, "status": "lost"}}),
     "a stage nobody knows": changed(outcomes={"b@example.org": {**OUTCOME, "response": {"stage": "moon"}}}),
+    "history is a number": changed(history=5),
+    "history is a text": changed(history="queued"),
+    "a line of history is a text": changed(history=["queued"]),
+    "a line of history has no time": changed(history=[{"event": "queued", "text": ""}]),
+    "a user is a text": changed(uid="root"),
     "a claim is a text": changed(claim="x.env.json"),
     "a claim without inode": changed(claim={"folder": "", "name": "x.env.json"}),
 }
@@ -132,6 +157,55 @@ def test_a_newer_record_may_look_entirely_different() -> None:
     """Only the format is looked at before a record is refused as newer."""
     with pytest.raises(RecordError, match="record format 2"):
         record.decode(b'{"format": 2, "everything": "else"}')
+
+
+def test_a_record_from_before_there_was_history_is_read() -> None:
+    """What was not written down then is not known now; everything else is."""
+    old = changed(history=..., producer=..., uid=..., key=...)
+    assert record.decode(old) == RECORD
+
+
+def test_a_person_can_read_it() -> None:
+    """One key, one recipient, one event per line."""
+    progress = remembered(RECORD.progress, Past(1.0, "deferred", "450 later"))
+    lines = record.encode(replace(RECORD, progress=progress)).decode().splitlines()
+    assert '  {"at": "1970-01-01T00:00:01+00:00", "event": "deferred", "text": "450 later"}' in lines
+    assert [line for line in lines if line.startswith('  "b@example.org": {"status": "deferred"')]
+    assert ' "hold": false,' in lines
+
+
+# -- history -----------------------------------------------------------------------------------------------------
+
+
+def test_a_history_begins_with_how_the_message_came() -> None:
+    """The first record says it, those after keep it, and nothing in it can forge a line of a log."""
+    envelope = Envelope("", ("a@example.org",))
+    message = QueuedMessage("a" * 16, envelope, Progress(5.0), file="a\nb\udcff.eml", producer="erp", uid=1000)
+    first = record.of(message, remembered(Progress(5.0), Past(6.0, "deferred", "later")))
+    assert [(past.event, past.at) for past in first.progress.history] == [("queued", 5.0), ("deferred", 6.0)]
+    assert first.progress.history[0].text == "erp/a\\nb\\udcff.eml, uid 1000, envelope: headers"
+    again = record.of(message, remembered(first.progress, Past(7.0, "sent")))
+    assert again.progress.history == (*first.progress.history, Past(7.0, "sent"))
+
+
+def test_the_same_again_is_counted() -> None:
+    """A message that waits for days for the same reason has one line for it, with the first time and the last."""
+    progress = Progress(1.0)
+    for at in (10.0, 20.0, 30.0):
+        progress = remembered(progress, Past(at, "deferred", "450 later"))
+    assert progress.history == (Past(30.0, "deferred", "450 later", times=3, since=10.0),)
+    progress = remembered(progress, Past(40.0, "deferred", "421 busy"))
+    progress = remembered(progress, Past(50.0, "deferred", "450 later"))
+    assert [(past.at, past.times) for past in progress.history] == [(30.0, 3), (40.0, 1), (50.0, 1)]
+
+
+def test_a_long_history_keeps_its_beginning_and_its_end() -> None:
+    """However much happens, a record stays small: the first ten lines and the last thirty."""
+    progress = Progress(1.0)
+    for number in range(1000):
+        progress = remembered(progress, Past(float(number), "deferred", str(number)))
+    kept = [int(past.text) for past in progress.history]
+    assert kept == [*range(FIRST_KEPT), *range(1000 - LAST_KEPT, 1000)]
 
 
 @settings(deadline=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -12,20 +13,23 @@ import pytest
 
 from mailrelayd import durable
 from mailrelayd.outbound import queueid, record
+from mailrelayd.outbound.keys import KEPT, Keys, digest
 from mailrelayd.outbound.record import Claim, Record
 from mailrelayd.outbound.repair import Found, repair
 from mailrelayd.outbound.stored import Reader, Reading
 from mailrelayd.outbound.values import Envelope, Progress
 
 ID = queueid.Sequence("relay1", last=0).take(1_800_000_000.0)[0]
+NOW = 1_800_000_100.0
+KEY = digest(1000, "", "PO-42")
 OTHER = queueid.Sequence("relay1", last=0).take(1_800_000_001.0)[0]
 MAIL = b"From: a@example.com\nTo: b@example.org\n\n"
 EML, JSON, ORPHAN = f"{ID}.eml", f"{ID}.json", f"{ID}.env.json"
 
 
-def written(revision: int, claim: Claim | None = None) -> bytes:
+def written(revision: int, claim: Claim | None = None, key: str = "") -> bytes:
     envelope = Envelope("a@example.com", ("b@example.org",))
-    return record.encode(Record(ID, revision, "headers", envelope, Progress(1.0), claim=claim))
+    return record.encode(Record(ID, revision, "headers", envelope, Progress(1.0), claim=claim, key=key))
 
 
 @dataclass
@@ -40,7 +44,9 @@ class Row:
 
 ONE, TWO, THREE = written(1), written(2), written(3)
 NEWER, DAMAGED = b'{"format": 2}', b'{"format": 1, "revi'
-Q, F, S, P = "queue/", "failed/", "sent/", "pickup/"
+KEYED = written(1, key=KEY)
+Q, F, S, P, K = "queue/", "failed/", "sent/", "pickup/", "keys/"
+TAKEN = f"{ID} 1800000000\n".encode()
 
 ROWS = {
     # at rest
@@ -52,6 +58,26 @@ ROWS = {
     "failed, record deleted by hand": Row({F + EML: MAIL}, {F + EML}),
     "orphaned sidecar put aside": Row({F + ORPHAN: b"{}", F + JSON: ONE}, {F + ORPHAN, F + JSON}),
     "sent and kept": Row({S + EML: MAIL}, {S + EML}),
+    "sent and kept, with its record": Row({S + EML: MAIL, S + JSON: TWO}, {S + EML, S + JSON}, "", {S + JSON}),
+    "taken by its key": Row(
+        {Q + EML: MAIL, Q + JSON: KEYED, K + KEY: TAKEN}, {Q + EML, Q + JSON, K + KEY}, "record", {K + KEY}
+    ),
+    "gone, its key remembered": Row({K + KEY: TAKEN}, {K + KEY}, "", {K + KEY}),
+    # handing in
+    "hand in: some bytes written": Row({f"{Q}.tmp-4711": MAIL}, set()),
+    "hand in: record written": Row({f"{Q}.tmp-4711": MAIL, Q + JSON: KEYED}, set()),
+    "hand in: renamed, key not written": Row(
+        {Q + EML: MAIL, Q + JSON: KEYED}, {Q + EML, Q + JSON, K + KEY}, "record", {Q + JSON}
+    ),
+    "hand in: key half written": Row(
+        {Q + EML: MAIL, Q + JSON: KEYED, f"{K}.tmp-{KEY}": b""}, {Q + EML, Q + JSON, K + KEY}, "record", {Q + JSON}
+    ),
+    "key taken by an earlier one": Row(
+        {Q + EML: MAIL, Q + JSON: KEYED, K + KEY: f"{OTHER} 1800000001\n".encode()},
+        {Q + EML, Q + JSON, K + KEY},
+        "record",
+        {Q + JSON, K + KEY},
+    ),
     # a claim
     "claim: record written": Row({P + "a.eml": MAIL, Q + JSON: ONE}, {P + "a.eml"}),
     "claim: renamed": Row({Q + EML: MAIL, Q + JSON: ONE}, {Q + EML, Q + JSON}, "record"),
@@ -72,6 +98,9 @@ ROWS = {
         {Q + JSON: THREE, F + EML: MAIL, F + JSON: TWO}, {Q + EML, Q + JSON}, "record", {Q + JSON}
     ),
     "retry: moved": Row({Q + EML: MAIL, Q + JSON: THREE, F + JSON: TWO}, {Q + EML, Q + JSON}, "record", {Q + JSON}),
+    "retry: moved, the sidecar still there": Row(
+        {Q + EML: MAIL, Q + JSON: THREE, F + JSON: TWO, F + ORPHAN: b"{}"}, {Q + EML, Q + JSON}, "record", {Q + JSON}
+    ),
     "records of the same revision": Row({Q + EML: MAIL, Q + JSON: TWO, F + JSON: TWO}, {F + EML, F + JSON}),
     # what cannot be used is kept
     "newer record": Row({Q + EML: MAIL, Q + JSON: NEWER}, {Q + EML, Q + JSON}, "kept", {Q + JSON}),
@@ -104,20 +133,21 @@ class Place:
     path: Path
 
     def __post_init__(self) -> None:
-        for name in ("queue", "failed", "sent", "pickup", "pickup/new"):
+        for name in ("queue", "failed", "sent", "pickup", "pickup/new", "pickup/erp", "pickup/erp/new"):
             (self.path / name).mkdir()
         self.reader = Reader(self.path, Reading())
-        self.sent = durable.Folder(self.path / "sent")
+        durable.make_folder(self.path / "keys", 0o700)
+        self.keys = Keys(durable.Folder(self.path / "keys"))
 
     def repair(self) -> Found:
-        return repair(self.reader, self.sent, self.path)
+        return repair(self.reader, self.keys, self.path, NOW)
 
     def files(self) -> dict[str, bytes]:
         return {str(path.relative_to(self.path)): path.read_bytes() for path in self.path.rglob("*") if path.is_file()}
 
     def close(self) -> None:
         self.reader.close()
-        self.sent.close()
+        self.keys.close()
 
 
 @pytest.fixture
@@ -132,6 +162,27 @@ def learned(found: Found) -> str:
         return "plain"
     entry = found.records.get(ID)
     return "" if entry is None else "record" if isinstance(entry, Record) else "kept"
+
+
+def test_a_key_older_than_a_day_is_not_brought_back(place: Place) -> None:
+    """A message that waits for long has no key any more: its producer may use it again."""
+    (place.path / Q / EML).write_bytes(MAIL)
+    (place.path / Q / JSON).write_bytes(KEYED)
+    repair(place.reader, place.keys, place.path, NOW + KEPT)
+    assert set(place.files()) == {Q + EML, Q + JSON}
+
+
+def test_a_full_disk_stops_no_start(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that cannot be written down now is remembered for as long as the process lives."""
+    (place.path / Q / EML).write_bytes(MAIL)
+    (place.path / Q / JSON).write_bytes(KEYED)
+
+    def full(*arguments: object, **keys: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(durable.Folder, "write", full)
+    assert learned(place.repair()) == "record"
+    assert place.keys.seen(KEY, NOW) == ID
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -182,7 +233,7 @@ def rewritten(path: Path) -> None:
     os.utime(path, (0, 0))
 
 
-@pytest.mark.parametrize("below", ["", "new"])
+@pytest.mark.parametrize("below", ["", "new", "erp", "erp/new"])
 @pytest.mark.parametrize(("since", "stays"), [(untouched, False), (replaced, True), (rewritten, True)])
 def test_only_the_claimed_sidecar_is_removed(
     place: Place, below: str, since: Callable[[Path], None], stays: bool
@@ -195,6 +246,22 @@ def test_only_the_claimed_sidecar_is_removed(
     since(path)
     assert learned(place.repair()) == "record"
     assert path.exists() == stays
+
+
+@pytest.mark.parametrize("below", ["", "new", "erp", "erp/new"])
+@pytest.mark.parametrize(("since", "stays"), [(untouched, False), (replaced, True), (rewritten, True)])
+def test_the_sidecar_of_a_refused_message_comes_along(
+    place: Place, below: str, since: Callable[[Path], None], stays: bool
+) -> None:
+    """It goes to its message in failed/, in whichever producer's folder it stood; another of that name stays."""
+    path = place.path / "pickup" / below / "a.env.json"
+    path.write_text("{}")
+    (place.path / "failed" / EML).write_bytes(MAIL)
+    (place.path / "failed" / JSON).write_bytes(written(1, claim_of(path, below)))
+    since(path)
+    place.repair()
+    assert path.exists() == stays
+    assert (place.path / "failed" / ORPHAN).exists() != stays
 
 
 def test_a_freed_inode_is_given_out_again(place: Place) -> None:

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,14 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from mailrelayd import durable
-from mailrelayd.outbound import queueid
+from mailrelayd.outbound import keys, queueid
+from mailrelayd.outbound.incoming import DuplicateError
 from mailrelayd.outbound.queue import Place, Verb
 from mailrelayd.outbound.record import Claim, Record
+from mailrelayd.outbound.results import Results
 from mailrelayd.outbound.spool import Spool
 from mailrelayd.outbound.stored import Reader, stamp_of
-from mailrelayd.outbound.values import Envelope, Progress, QueuedMessage, Status
+from mailrelayd.outbound.values import Envelope, Past, Progress, QueuedMessage, Status, remembered
 from tests.manual_clock import ManualClock
 from tests.queue_contract import (
     QueueContract,
@@ -42,6 +45,7 @@ from tests.queue_contract import (
 )
 
 NODE = "relay1"
+KEY = keys.digest(1000, "", "PO-42")
 
 
 class Crash(BaseException):
@@ -170,7 +174,7 @@ class SpoolBench:
         figures = path.stat()
         return Claim("", path.name, figures.st_ino, figures.st_ctime_ns)
 
-    def take(self, file: str, *, sidecar: Claim | None = None, not_before: float = 0.0) -> str:
+    def take(self, file: str, *, sidecar: Claim | None = None, not_before: float = 0.0, key: str = "") -> str:
         """Claim it as the pickup does; its queue id."""
         name = file.removesuffix(".eml").split("-")[-1]
         recipient = "secret@example.org" if sidecar else f"{name}@example.org"
@@ -178,9 +182,24 @@ class SpoolBench:
         progress = Progress(queueid.arrived_at(queue_id), not_before=not_before)
         size = (self.directory / "pickup" / file).stat().st_size
         rule = "sidecar" if sidecar else "headers"
-        message = QueuedMessage(queue_id, Envelope("sender@example.com", (recipient,)), progress, size, rule)
+        message = QueuedMessage(queue_id, Envelope("sender@example.com", (recipient,)), progress, size, rule, key=key)
         self.queue.arrived(message, self.queue.take(self.pickup, file, message, sidecar=sidecar))
         return queue_id
+
+    async def hand_in(self, name: str = "a", *, key: str = "") -> str:
+        """Hand it in piece by piece as the socket does; the queue id that is answered."""
+        queue_id = self.queue.new_id()
+        incoming = self.queue.begin()
+        try:
+            incoming.write(b"From: sender@example.com\n")
+            incoming.write(f"To: somebody else <x@example.org>\n\n{name}\n".encode())
+        except OSError:
+            incoming.discard()
+            raise
+        envelope = Envelope("sender@example.com", (f"{name}@example.org",))
+        progress = Progress(self.clock.now())
+        message = QueuedMessage(queue_id, envelope, progress, 64, "submit", producer="submit", uid=4711, key=key)
+        return await self.queue.hand_in(incoming, message)
 
     async def put(self, name: str = "a", *, not_before: float = 0.0) -> str:
         return self.take(self.drop(name), not_before=not_before)
@@ -274,6 +293,32 @@ async def take_with_sidecar(bench: SpoolBench) -> None:
     bench.take("1-a.eml", sidecar=Claim("", "1-a.env.json", figures.st_ino, figures.st_ctime_ns))
 
 
+async def take_with_key(bench: SpoolBench) -> None:
+    bench.take("1-a.eml", key=KEY)
+
+
+async def take_with_key_and_sidecar(bench: SpoolBench) -> None:
+    figures = (bench.directory / "pickup" / "1-a.env.json").stat()
+    bench.take("1-a.eml", sidecar=Claim("", "1-a.env.json", figures.st_ino, figures.st_ctime_ns), key=KEY)
+
+
+async def hand_in(bench: SpoolBench) -> None:
+    await bench.hand_in()
+
+
+async def hand_in_with_key(bench: SpoolBench) -> None:
+    await bench.hand_in(key=KEY)
+
+
+async def add(bench: SpoolBench) -> None:
+    await bench.queue.add(b"From: x\n\n", Envelope("", ("a@example.org",)), rule="dsn")
+
+
+async def put_held(bench: SpoolBench) -> None:
+    await put_deferred(bench)
+    await verb(Verb.HOLD)(bench)
+
+
 async def refuse(bench: SpoolBench) -> None:
     bench.queue.refuse(bench.pickup, "1-a.eml", detail="nobody can read it")
 
@@ -335,6 +380,13 @@ OPERATIONS = {
     "claim": Operation(drop, take, "pickup", "queue a 0"),
     "claim for later": Operation(drop, take_later, "pickup", "queue a 0"),
     "claim with sidecar": Operation(drop_with_sidecar, take_with_sidecar, "pickup + sidecar", "queue secret 0"),
+    "claim with key": Operation(drop, take_with_key, "pickup", "queue a 0"),
+    "claim with key and sidecar": Operation(
+        drop_with_sidecar, take_with_key_and_sidecar, "pickup + sidecar", "queue secret 0"
+    ),
+    "hand in": Operation(nothing, hand_in, "gone", "queue a 0"),
+    "hand in with key": Operation(nothing, hand_in_with_key, "gone", "queue a 0"),
+    "add": Operation(nothing, add, "gone", "queue a 0", settles=True),
     "refuse": Operation(drop, refuse, "pickup", "failed unreadable"),
     "refuse with sidecar": Operation(
         drop_with_sidecar, refuse_with_sidecar, "pickup + sidecar", "failed unreadable + sidecar"
@@ -351,6 +403,11 @@ OPERATIONS = {
     "fail with record": Operation(put_deferred, do_fail, "queue a 1", "failed a 2", settles=True),
     "bring back": Operation(put_failed, do_bring_back, "failed a 1", "queue a 2", settles=True),
     "retry": Operation(put_failed, verb(Verb.RETRY, failed=True), "failed a 1", "queue a 0"),
+    "retry a deferred one": Operation(put_deferred, verb(Verb.RETRY), "queue a 1", "queue a 1"),
+    "release": Operation(put_held, verb(Verb.RELEASE), "hold a 1", "queue a 1"),
+    "give up": Operation(put, verb(Verb.FAIL), "queue a 0", "failed a 0"),
+    "give up a deferred one": Operation(put_deferred, verb(Verb.FAIL), "queue a 1", "failed a 1"),
+    "give up one on hold": Operation(put_held, verb(Verb.FAIL), "hold a 1", "failed a 1"),
     "delete": Operation(put_deferred, verb(Verb.DELETE), "queue a 1", "gone"),
     "delete a failed one": Operation(put_failed, verb(Verb.DELETE, failed=True), "failed a 1", "gone"),
     "hold": Operation(put, verb(Verb.HOLD), "queue a 0", "hold a 0"),
@@ -362,6 +419,8 @@ async def standing(bench: SpoolBench) -> str:
     """Where the one message stands, for whom and after how many tries; fails where anything is lost or left over."""
     tree = bench.tree()
     messages = {path.split("/")[0] for path in tree if path.endswith(".eml")}
+    keyed = [entry.message.queue_id for entry in await entries(bench.queue) if entry.message.key == KEY]
+    assert bench.queue.seen(KEY) == (keyed[0] if keyed else None), "a key stands for a message that was taken"
     assert len([path for path in tree if path.endswith(".eml")]) <= 1, tree
     assert not [path for path in tree if durable.TEMPORARY in path], tree
     for path in tree:
@@ -475,7 +534,7 @@ async def test_what_is_not_repeated_is_done_or_refused(tmp_path: Path, disk: Dis
         failed_once = disk.hits > 0
         disk.disarm()
         waiting = bench.queue.figures().waiting
-        taken = "claim" in name or "refuse" in name
+        taken = name.startswith(("claim", "refuse", "hand in"))
         if taken and raised:
             assert bench.tree() == before
         await bench.reopen()
@@ -766,6 +825,211 @@ async def test_an_operator_is_told_that_the_disk_is_full(bench: SpoolBench, disk
     assert [entry.message.queue_id for entry in await entries(bench.queue, failed=True)] == [failed]
 
 
+@pytest.mark.parametrize("which", [Verb.HOLD, Verb.FAIL])
+async def test_trouble_with_one_of_many_stops_no_other(bench: SpoolBench, disk: Disk, which: Verb) -> None:
+    """In one batch the id whose record cannot be written has the reason, and stays; the others are changed."""
+    ids = [await bench.put(name) for name in "abc"]
+    await bench.queue.sync_claims()
+    disk.arm(3, lambda: OSError(errno.EIO, "Input/output error"))  # create, write; create
+    answers = await bench.queue.change(which, ids)
+    assert disk.steps[:4] == ["create", "write", "create", "create"]
+    assert "Input/output" in answers.pop(ids[1])
+    assert answers == {ids[0]: "", ids[2]: ""}
+    assert await claim_all(bench.queue) == [ids[1]]
+    await bench.reopen()
+    assert await claim_all(bench.queue) == [ids[1]]
+
+
+async def test_offline_a_verb_needs_no_running_loop(bench: SpoolBench) -> None:
+    """The command line opens the spool, changes it in a loop of its own, and closes it."""
+    queue_id = await bench.put()
+    await bench.end()
+
+    def offline() -> dict[str, str]:
+        spool = Spool(bench.directory, node=NODE, clock=bench.clock, report=bench.report)
+        try:
+            asyncio.run(spool.open_up())
+            return asyncio.run(spool.change(Verb.HOLD, [queue_id], "root"))
+        finally:
+            spool.close()
+
+    assert await asyncio.to_thread(offline) == {queue_id: ""}
+    await bench.reopen()
+    entry = await bench.queue.find(queue_id)
+    assert entry is not None
+    assert entry.place is Place.HOLD
+    assert entry.message.progress.history[-1].text == "root"
+
+
+async def test_strict_order_waits_for_what_is_being_changed(bench: SpoolBench) -> None:
+    """Nothing overtakes an older message that an operator's verb holds in its hands."""
+    bench.strict_order()
+    ids = [await bench.put(name) for name in "ab"]
+    change = asyncio.create_task(bench.queue.change(Verb.HOLD, ids[:1]))
+    await asyncio.sleep(0)
+    assert await claim(bench.queue) is None
+    assert bench.queue.figures().waiting == 2
+    await change
+    assert await claim_all(bench.queue) == ids[1:]
+
+
+# -- handing in --------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_handed_in_is_due_with_its_own_envelope(bench: SpoolBench) -> None:
+    """Who it is for was said, and is not read from the header; who handed it in is remembered."""
+    queue_id = await bench.hand_in("boss")
+    for _ in range(2):
+        message = await claimed(bench.queue)
+        assert (message.queue_id, message.rule, message.producer, message.uid) == (queue_id, "submit", "submit", 4711)
+        assert message.envelope == Envelope("sender@example.com", ("boss@example.org",))
+        (past,) = message.progress.history
+        assert (past.event, past.text) == ("queued", "submit, uid 4711, envelope: submit")
+        await bench.reopen()
+    assert bench.tree() == {f"queue/{queue_id}.eml", f"queue/{queue_id}.json"}
+
+
+@pytest.mark.parametrize("restart", [False, True])
+async def test_the_same_key_is_the_same_message(bench: SpoolBench, restart: bool) -> None:
+    """A second one with the key of the first is answered with the first's id and leaves nothing behind."""
+    first = await bench.hand_in("a", key=KEY)
+    if restart:
+        await bench.reopen()
+    assert await bench.hand_in("b", key=KEY) == first
+    assert await bench.hand_in("c", key=keys.digest(1000, "", "PO-43")) != first
+    file = bench.drop("d")
+    with pytest.raises(DuplicateError) as caught:
+        bench.take(file, key=KEY)
+    assert caught.value.queue_id == first
+    bench.queue.drop(bench.pickup, file, None, queue_id=first)
+    assert len([path for path in bench.tree() if not path.startswith("keys/")]) == 4
+    assert len(await claim_all(bench.queue)) == 2
+    bench.clock.advance(86400)
+    assert await bench.hand_in("e", key=KEY) != first
+
+
+async def test_of_many_at_once_with_one_key_one_is_taken(bench: SpoolBench) -> None:
+    """Nor is there a moment between the question and the taking, not even for the pickup's thread."""
+    file = bench.drop("p")
+
+    def pickup() -> str:
+        queue_id = bench.queue.new_id()
+        envelope = Envelope("", ("p@example.org",))
+        message = QueuedMessage(queue_id, envelope, Progress(bench.clock.now()), key=KEY)
+        try:
+            bench.queue.take(bench.pickup, file, message)
+        except DuplicateError as error:
+            return error.queue_id
+        return queue_id
+
+    answers = await asyncio.gather(
+        *(bench.hand_in(f"m{number}", key=KEY) for number in range(10)), asyncio.to_thread(pickup)
+    )
+    assert len(set(answers)) == 1
+    assert len([path for path in bench.tree() if path.startswith("queue/") and path.endswith(".eml")]) == 1
+
+
+WRITTEN = ["create", "write", "fsync", "rename", "fsync"]  # a small file, all or nothing, and its name
+
+
+async def test_a_key_is_written_when_its_message_is_here_for_good(bench: SpoolBench, disk: Disk) -> None:
+    """Earlier, a power cut would leave a key whose message is gone: handed in again, it would be lost."""
+    file = bench.drop()
+    bench.queue.new_id()
+    disk.disarm()
+    await bench.hand_in(key=KEY)
+    assert disk.steps == ["create", "write", "write", "fsync", *WRITTEN, "rename", "fsync", *WRITTEN]
+    disk.disarm()
+    bench.take(file, key=keys.digest(1000, "", "PO-43"))
+    assert disk.steps == [*WRITTEN, "rename", "fsync", "fsync", *WRITTEN]
+
+
+async def test_an_interrupted_caller_has_handed_in_all_the_same(bench: SpoolBench) -> None:
+    """The message is known at once, not only after the next start; the key tells whoever asks again."""
+    task = asyncio.create_task(bench.hand_in(key=KEY))
+    await until(lambda: any("eml" in path or "json" in path for path in bench.tree()))
+    task.cancel()
+    await asyncio.wait([task])
+    await bench.queue.sync_claims()
+    assert [bench.queue.seen(KEY)] == await claim_all(bench.queue)
+
+
+async def test_what_is_not_handed_in_leaves_nothing(bench: SpoolBench) -> None:
+    """Thrown away at once, or by the next start where nobody could; twice is once."""
+    given_up, forgotten = bench.queue.begin(), bench.queue.begin()
+    for incoming in (given_up, forgotten):
+        incoming.write(b"From:")
+    given_up.discard()
+    given_up.discard()
+    assert bench.tree() == {f"queue/{forgotten.name}"}
+    await bench.reopen()
+    assert bench.tree() == set()
+    forgotten.close()
+    assert bench.queue.figures().waiting == 0
+
+
+async def test_ids_may_be_asked_for_in_any_thread(bench: SpoolBench) -> None:
+    """The pickup, the socket and the relay never get the same one."""
+    answers = await asyncio.gather(
+        *(asyncio.to_thread(lambda: [bench.queue.new_id() for _ in range(200)]) for _ in range(8))
+    )
+    ids = [queue_id for some in answers for queue_id in some]
+    assert len(set(ids)) == len(ids)
+
+
+# -- duplicates --------------------------------------------------------------------------------------------------
+
+
+async def test_a_duplicate_goes_with_its_sidecar(bench: SpoolBench) -> None:
+    """Both are gone for good; another file that took the name since stays, and so does another sidecar."""
+    sidecar = bench.drop_sidecar(file := bench.drop())
+    inode = (bench.directory / "pickup" / file).stat().st_ino
+    bench.queue.drop(bench.pickup, file, sidecar, inode=inode + 1)
+    assert len(bench.tree()) == 2
+    bench.queue.drop(bench.pickup, file, sidecar, inode=inode)
+    assert bench.tree() == set()
+    bench.queue.drop(bench.pickup, file, sidecar, inode=inode)
+    old = bench.drop_sidecar(file := bench.drop())
+    (bench.directory / "pickup" / old.name).unlink()
+    bench.drop_sidecar(file)
+    bench.queue.drop(bench.pickup, file, old)
+    assert bench.tree() == {f"pickup/{old.name}"}
+
+
+@pytest.mark.parametrize("error", [Crash, lambda: OSError(errno.EIO, "Input/output error")])
+async def test_a_duplicate_that_could_not_be_removed_is_not_sent(
+    tmp_path: Path, disk: Disk, error: Callable[[], BaseException]
+) -> None:
+    """Cut short at any step, message and sidecar are in the pickup folder, or in failed/ with the reason, or gone."""
+    step, hit = 0, True
+    seen: list[set[str]] = []
+    while hit:
+        step += 1
+        directory = tmp_path / str(step)
+        directory.mkdir()
+        bench = SpoolBench(directory)
+        await bench.reopen()
+        sidecar = bench.drop_sidecar(file := bench.drop())
+        disk.arm(step, error)
+        with suppress(Crash, OSError):
+            bench.queue.drop(bench.pickup, file, sidecar, queue_id="a" * 16)
+        hit = disk.hits > 0
+        disk.disarm()
+        await bench.reopen()
+        tree = bench.tree()
+        if tree and "pickup/1-a.eml" not in tree:
+            assert {path.split(".", 1)[1] for path in tree} <= {"eml", "json", "env.json"}
+            reasons = [entry.reason for entry in await entries(bench.queue, failed=True)]
+            whole = any(path.endswith(".eml") for path in tree)
+            assert reasons == ["the same message came as aaaaaaaaaaaaaaaa"] * whole
+        seen.append({path.split("/")[0] for path in tree})
+        assert tree & {"pickup/1-a.eml", "pickup/1-a.env.json"} in (set(), {"pickup/1-a.eml", "pickup/1-a.env.json"})
+        assert await claim(bench.queue) is None
+        await bench.close()
+    assert {"pickup"} in seen
+    assert seen[-1] == set()
+
+
 # -- claims ------------------------------------------------------------------------------------------------------
 
 
@@ -835,6 +1099,111 @@ async def test_a_wall_clock_set_back_parks_nothing_for_long(bench: SpoolBench) -
     await asyncio.wait([task])
 
 
+# -- kept after it was sent --------------------------------------------------------------------------------------
+
+
+async def test_what_was_sent_is_kept_with_its_story(bench: SpoolBench) -> None:
+    """With keep_sent, who took the message and what happened before can still be seen, and its bytes read."""
+    bench.queue.keep_sent = 60
+    queue_id = await bench.hand_in()
+    message = await claimed(bench.queue)
+    progress = remembered(outcome(message, Status.SENT), Past(bench.clock.now(), "sent", "to 1 of 1"))
+    await bench.queue.complete(message, progress)
+    for _ in range(2):
+        entry = await bench.queue.find(queue_id)
+        assert entry is not None
+        assert (entry.place, entry.in_flight, entry.message.producer) == (Place.SENT, False, "submit")
+        assert entry.message.progress.recipients == progress.recipients
+        assert [past.event for past in entry.message.progress.history] == ["queued", "sent"]
+        source = bench.queue.content(queue_id)
+        assert source is not None
+        assert source.read(0, 5) == b"From:"
+        source.close()
+        assert await bench.queue.change(Verb.RETRY, [queue_id]) == {queue_id: "was sent already"}
+        assert await entries(bench.queue) == await entries(bench.queue, failed=True) == []
+        await bench.reopen()
+
+
+@pytest.mark.parametrize("data", [b"", b'{"format": 2}'])
+async def test_a_sent_message_without_its_story_is_a_sent_message(bench: SpoolBench, data: bytes) -> None:
+    """Its record is a kindness: torn, of another version or missing, the message is shown without it."""
+    bench.queue.keep_sent = 60
+    queue_id = await bench.put()
+    await complete(bench.queue, await claimed(bench.queue))
+    path = bench.directory / "sent" / f"{queue_id}.json"
+    path.write_bytes(data)
+    entry = await bench.queue.find(queue_id)
+    assert entry is not None
+    assert (entry.place, entry.message.envelope.recipients) == (Place.SENT, ("a@example.org",))
+    assert "record" in entry.reason
+    path.unlink()
+    entry = await bench.queue.find(queue_id)
+    assert entry is not None
+    assert (entry.place, entry.reason) == (Place.SENT, "")
+
+
+# -- results -----------------------------------------------------------------------------------------------------
+
+
+def result(bench: SpoolBench, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((bench.directory / "results" / f"{name}.json").read_text())
+    return found
+
+
+def take_named(bench: SpoolBench, name: str) -> str:
+    """Claim a file as the pickup does where results are wanted."""
+    file = bench.drop(name)
+    queue_id = bench.queue.new_id()
+    envelope = Envelope("sender@example.com", (f"{name}@example.org",))
+    message = QueuedMessage(queue_id, envelope, Progress(bench.clock.now()), file=file)
+    bench.queue.arrived(message, bench.queue.take(bench.pickup, file, message, write_down=True))
+    return queue_id
+
+
+async def test_every_way_out_has_a_result(bench: SpoolBench) -> None:
+    """Sent, failed, expired, suppressed, by hand, deleted, refused, duplicate: the file's producer can read which."""
+    bench.queue.results = Results(bench.directory)
+    ids = [take_named(bench, name) for name in ("sent", "rejected", "expired", "suppressed", "deleted", "by-hand")]
+    await complete(bench.queue, await claimed(bench.queue))
+    for reason in ("rejected", "expired", "suppressed"):
+        message = await claimed(bench.queue)
+        await bench.queue.fail(message, outcome(message, Status.FAILED, reason=reason), reason)
+    assert await bench.queue.change(Verb.DELETE, ids[4:5]) == {ids[4]: ""}
+    assert await bench.queue.change(Verb.FAIL, ids[5:]) == {ids[5]: ""}
+    bench.queue.refuse(bench.pickup, bench.drop("refused"), detail="no From field")
+    bench.queue.drop(bench.pickup, bench.drop("again"), None, queue_id=ids[0])
+    names = ["1-sent", "2-rejected", "3-expired", "4-suppressed", "5-deleted", "6-by-hand", "7-refused", "8-again"]
+    assert [result(bench, name)["status"] for name in names] == [
+        *("sent", "failed", "expired", "suppressed", "deleted", "failed", "refused", "duplicate")
+    ]
+    assert result(bench, "1-sent")["queue_id"] == result(bench, "8-again")["queue_id"] == ids[0]
+    (recipient,) = result(bench, "2-rejected")["recipients"]
+    assert recipient["response"] == "554 so it is"
+    assert result(bench, "7-refused")["detail"] == "no From field"
+    assert bench.report.troubles == []
+
+
+async def test_a_result_is_there_before_the_message_is_gone(bench: SpoolBench, disk: Disk) -> None:
+    """Killed between the two, the message is sent again and its result is written again: never gone without a word."""
+    bench.queue.results = Results(bench.directory)
+    take_named(bench, "a")
+    message = await claimed(bench.queue)
+    await bench.queue.sync_claims()
+    disk.disarm()
+    await complete(bench.queue, message)
+    assert disk.steps.index("rename") < disk.steps.index("unlink")
+
+
+async def test_trouble_with_results_does_not_stop_the_mail(bench: SpoolBench) -> None:
+    """It is said, and the message goes where it should."""
+    bench.queue.results = Results(bench.directory)
+    (bench.directory / "results").write_text("in the way")
+    queue_id = take_named(bench, "a")
+    await complete(bench.queue, await claimed(bench.queue))
+    assert await bench.queue.find(queue_id) is None
+    assert [doing for doing, _ in bench.report.troubles] == ["write a result"]
+
+
 # -- sweeping ----------------------------------------------------------------------------------------------------
 
 
@@ -855,6 +1224,40 @@ async def test_what_is_old_is_swept(bench: SpoolBench) -> None:
     bench.clock.advance(3600)
     assert await bench.queue.sweep(keep_failed=3600) == 1
     assert bench.tree() == {f"queue/{waiting}.eml", "failed/README"}
+
+
+async def test_keys_and_results_are_swept_with_the_rest(bench: SpoolBench) -> None:
+    """A key after a day, a result after a week; trouble with them is said and keeps nothing else from being swept."""
+    bench.clock.wall = os.stat(bench.directory).st_ctime
+    bench.queue.results = Results(bench.directory)
+    await bench.hand_in(key=KEY)
+    take_named(bench, "b")
+    await fail(bench.queue, await claimed(bench.queue))
+    await fail(bench.queue, await claimed(bench.queue))
+    assert {f"keys/{KEY}", "results/1-b.json"} <= bench.tree()
+    bench.clock.advance(8 * 86400)
+    (bench.directory / "keys" / ("0" * 64)).mkdir()
+    assert await bench.queue.sweep(keep_failed=3600) == 2
+    assert [path for path in bench.tree() if not path.startswith("keys/")] == []
+    assert [doing for doing, _ in bench.report.troubles] == ["sweep the idempotency keys"]
+    (bench.directory / "keys" / ("0" * 64)).rmdir()
+    await bench.queue.sweep(keep_failed=3600)
+    assert bench.tree() == set()
+
+
+async def test_results_may_be_turned_off_and_on(bench: SpoolBench) -> None:
+    """A reload that changes [spool] results takes effect with the next message and leaks nothing."""
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        bench.queue.results = Results(bench.directory)
+        take_named(bench, "a")
+        await complete(bench.queue, await claimed(bench.queue))
+    bench.queue.results = None
+    take_named(bench, "b")
+    await complete(bench.queue, await claimed(bench.queue))
+    await bench.queue.sync_claims()
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert {path.split("-")[1] for path in bench.tree()} == {"a.json"}
 
 
 # -- a hundred thousand ------------------------------------------------------------------------------------------

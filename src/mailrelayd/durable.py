@@ -17,7 +17,7 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -38,6 +38,14 @@ class Folder:
             os.close(self.fd)
             self.fd = -1
 
+    def give_to(self, group: int, mode: int) -> None:
+        """Let the folder have this group and mode. Raises OSError: a group must be one of ours."""
+        figures = os.fstat(self.fd)
+        if figures.st_gid != group:
+            os.fchown(self.fd, -1, group)
+        if figures.st_gid != group or stat.S_IMODE(figures.st_mode) != mode:
+            os.fchmod(self.fd, mode)  # last: a change of group clears the setgid bit
+
     def device(self) -> int:
         """The file system's number: two folders must agree for a rename to be possible."""
         return os.fstat(self.fd).st_dev
@@ -50,24 +58,82 @@ class Folder:
         Raises OSError (ENOSPC, EIO, ...): then the old file, if any, still stands; or, where nothing but the
         folder's fsync failed, the new one, which a power cut may undo.
         """
-        temporary = TEMPORARY + name
-        descriptor = os.open(
-            temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=self.fd
-        )
+        failed = self.write_many({name: data}, mode=mode)
+        if failed:
+            raise failed[name]
+
+    def write_many(self, files: Mapping[str, bytes], *, mode: int = 0o600) -> dict[str, OSError]:
+        """`write` for many small files, with one fsync of the folder; those that could not be written, and why.
+
+        Raises OSError where the folder's fsync failed: then each may stand or not.
+        """
+        failed: dict[str, OSError] = {}
+        pending: dict[str, int] = {}
+        try:
+            for name, data in files.items():
+                try:
+                    pending[name] = self._begin(name, data, mode)
+                except OSError as error:
+                    failed[name] = error
+            if len(pending) > 1:
+                for descriptor in pending.values():
+                    # Begins to write them out, so that the first fsync commits all of them: measured, half the time.
+                    with contextlib.suppress(OSError):
+                        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            for name in list(pending):
+                descriptor = pending.pop(name)
+                try:
+                    self._finish(name, descriptor)
+                except OSError as error:
+                    failed[name] = error
+        finally:
+            for name, descriptor in pending.items():  # interrupted: none of them has its name yet
+                os.close(descriptor)
+                self._forget(name)
+        if len(failed) < len(files):
+            self.sync()
+        return failed
+
+    def _begin(self, name: str, data: bytes, mode: int) -> int:
+        """The open temporary file with this content, not yet on disk."""
+        descriptor = self.create(TEMPORARY + name, mode=mode)
+        try:
+            write_all(descriptor, data)
+        except BaseException:
+            os.close(descriptor)
+            self._forget(name)
+            raise
+        return descriptor
+
+    def _finish(self, name: str, descriptor: int) -> None:
         try:
             try:
-                view = memoryview(data)
-                while view:
-                    view = view[os.write(descriptor, view) :]
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-            os.rename(temporary, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+            os.rename(TEMPORARY + name, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
         except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary, dir_fd=self.fd)
+            self._forget(name)
             raise
-        self.sync()
+
+    def _forget(self, name: str) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(TEMPORARY + name, dir_fd=self.fd)
+
+    def create(self, name: str, *, mode: int = 0o600) -> int:
+        """A descriptor for writing a new file with exactly this mode, in place of what was there. Raises OSError.
+
+        Nothing is on disk until its owner has synced the file and then the folder.
+        """
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(name, flags, 0o600, dir_fd=self.fd)
+        try:
+            if mode != 0o600:
+                os.fchmod(descriptor, mode)  # whatever the umask says
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
 
     def move(self, name: str, target: Folder, new_name: str, *, sync: bool = True) -> None:
         """Rename into `target`, replacing what was there.
@@ -151,6 +217,18 @@ class Folder:
 
 class NotRegularError(OSError):
     """What stands under this name is no regular file: a link, a FIFO, a device, a folder, a socket."""
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of it, however little the kernel takes at a time. Raises OSError."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def sync_file(descriptor: int) -> None:
+    """Make a file's content durable; its name is its folder's. Raises OSError: then the file must be thrown away."""
+    os.fsync(descriptor)
 
 
 def read_at(descriptor: int, offset: int, size: int) -> bytes:

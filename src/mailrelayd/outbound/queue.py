@@ -8,12 +8,13 @@ let the next body onto the wire. A process that dies lets go of all its claims, 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from mailrelayd.outbound.values import Progress, QueuedMessage
+from mailrelayd.outbound.headers import Header, Unreadable
+from mailrelayd.outbound.values import Admitted, ApprovalCopy, Envelope, Progress, QueuedMessage
 
 
 class Place(StrEnum):
@@ -23,6 +24,7 @@ class Place(StrEnum):
     DEFERRED = "deferred"
     HOLD = "hold"
     FAILED = "failed"
+    SENT = "sent"  # only while [spool] keep_sent keeps it
 
 
 class Verb(StrEnum):
@@ -31,6 +33,7 @@ class Verb(StrEnum):
     RETRY = "retry"  # due now; brings a failed one back
     HOLD = "hold"  # keep, do not try
     RELEASE = "release"  # undo hold
+    FAIL = "fail"  # give up now: kept where a person will look, reason "by-hand"
     DELETE = "delete"
 
 
@@ -110,17 +113,48 @@ class Queue(Protocol):
     def release(self, message: QueuedMessage) -> None:
         """Give a claim back untouched: due again at once."""
 
-    async def change(self, verb: Verb, queue_ids: Iterable[str]) -> dict[str, str]:
-        """Carry out an operator's wish; for each id "" or why not."""
+    async def add(self, data: bytes, envelope: Envelope, *, rule: str, copies: tuple[ApprovalCopy, ...] = ()) -> str:
+        """Queue a message of the daemon's own (a rule of OWN_RULES), on disk when this returns; its queue id."""
+
+    async def change(self, verb: Verb, queue_ids: Iterable[str], by: str = "") -> dict[str, str]:
+        """Carry out an operator's wish; for each id "" or why not. `by`: whose, for the history."""
 
     async def bring_back(self, queue_id: str, progress: Progress) -> bool:
         """Undo `fail`: queued again with this progress. False where it is not there any more."""
 
     async def find(self, queue_id: str) -> Entry | None:
-        """One message, waiting or failed."""
+        """One message: waiting, failed, or kept after it was sent."""
+
+    def content(self, queue_id: str) -> Source | None:
+        """The stored bytes of a message, wherever it stands; None: it is not here. Raises OSError."""
 
     def entries(self, *, failed: bool = False) -> AsyncIterator[Entry]:
         """Every waiting message in queue order, or every failed one."""
 
     def figures(self) -> Figures:
         """The queue in numbers; cheap."""
+
+
+class Requests(Protocol):
+    """Who knows of requests for approval: what may be asked, and what was. The calls block for the disk."""
+
+    def admit(
+        self, header: Header, envelope: Envelope, uid: int, new_id: Callable[[], str]
+    ) -> Admitted | Unreadable | None:
+        """Who gets a copy of a message with this header; why it must not be sent; None: it asks for nothing.
+
+        `uid` is whose message it is, `new_id` gives numbers that were never given before. Raises OSError.
+        """
+
+    def opened(self, message: QueuedMessage, source: Source) -> None:
+        """The message is in the queue: from now on its answers must be known. Harmless if repeated. Raises OSError."""
+
+
+class Copies(Protocol):
+    """Who has to know what became of the copies of a request."""
+
+    async def settled(self, message: QueuedMessage, progress: Progress) -> None:
+        """Some of `message.copies` were sent or given up, as `progress` says; the queue does not know it yet.
+
+        Harmless if repeated. Raises OSError where it cannot be written down; then it is asked again.
+        """

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import stat
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from mailrelayd import durable
 from mailrelayd.outbound import queueid
+from mailrelayd.outbound.keys import KEPT, Keys
 from mailrelayd.outbound.record import Claim, Record, RecordError
 from mailrelayd.outbound.stored import ORPHAN, Reader, ids_in
 
@@ -21,10 +23,10 @@ class Found:
     newest: int  # microseconds of the youngest id anywhere
 
 
-def repair(reader: Reader, sent: durable.Folder, directory: Path) -> Found:
+def repair(reader: Reader, keys: Keys, directory: Path, now: float) -> Found:
     """Bring every message to rest in one place. Raises OSError."""
     queue, failed = reader.queue, reader.failed
-    for folder in (queue, failed, sent):
+    for folder in (queue, failed, reader.sent, keys.folder):
         folder.sweep()
     queued, queue_records = ids_in(queue)
     given_up, failed_records = ids_in(failed)
@@ -39,6 +41,7 @@ def repair(reader: Reader, sent: durable.Folder, directory: Path) -> Found:
                 continue
         if back:  # `retry` was cut short: its new record is on disk, so it goes on
             _move(queue_id, failed, queue, given_up, queued)
+            failed.remove(f"{queue_id}{ORPHAN}", sync=False)
             failed.remove(f"{queue_id}.json", sync=False)
             continue
         # `fail` was cut short: its record in failed/ is the commit point
@@ -68,6 +71,9 @@ def repair(reader: Reader, sent: durable.Folder, directory: Path) -> Found:
             records[queue_id] = entry
     queue.sync()
     failed.sync()
+    for queue_id, known in records.items():
+        if isinstance(known, Record) and known.key:  # last: a key stands for a message that is here for good
+            _finish_key(keys, known.key, queue_id, now)
     newest = max((queueid.microseconds(queue_id) for queue_id in queued | given_up), default=0)
     return Found(queued - queue_records, records, newest)
 
@@ -89,10 +95,18 @@ def _finish_claim(pickup: Path, claim: Claim) -> None:
         remove_sidecar(folder, claim)  # ValueError: a damaged record's name with NUL
 
 
+def _finish_key(keys: Keys, key: str, queue_id: str, now: float) -> None:
+    arrived_at = min(queueid.arrived_at(queue_id), now)  # ids may be ahead after a wrong date
+    if now - arrived_at < KEPT and keys.seen(key, now) is None:
+        keys.remember(key, queue_id, arrived_at)
+        with suppress(OSError):  # a full disk: it is remembered at least
+            keys.write(key)
+
+
 def _finish_refusals(reader: Reader, pickup: Path, refused: set[str]) -> None:
     """Sidecars whose message was refused and is in failed/ already: left behind, they would speak for another."""
     left: set[tuple[int, int]] = set()
-    for path in (pickup, pickup / "new"):
+    for path in _pickup_folders(pickup):
         with suppress(OSError), closing(durable.Folder(path)) as folder:
             found = (folder.stat(name) for name in folder.names() if name.endswith(ORPHAN))
             left.update((there.st_ino, there.st_ctime_ns) for there in found if there is not None)
@@ -102,6 +116,20 @@ def _finish_refusals(reader: Reader, pickup: Path, refused: set[str]) -> None:
             if known and known.claim and (known.claim.inode, known.claim.changed_ns) in left:
                 with closing(durable.Folder(pickup / known.claim.folder)) as folder:
                     keep_sidecar(folder, known.claim, reader.failed, queue_id)
+
+
+def _pickup_folders(pickup: Path) -> list[Path]:
+    """pickup/ and each producer's folder, each with its new/; not what others made there."""
+    with suppress(OSError), closing(durable.Folder(pickup)) as top:
+        owner = top.stat(".")
+        found = ((name, top.stat(name)) for name in top.names() if name not in ("new", "tmp"))
+        producers = [
+            pickup / name
+            for name, there in found
+            if owner and there and stat.S_ISDIR(there.st_mode) and there.st_uid == owner.st_uid
+        ]
+        return [path for folder in (pickup, *producers) for path in (folder, folder / "new")]
+    return []
 
 
 def remove_sidecar(folder: durable.Folder, claim: Claim) -> None:

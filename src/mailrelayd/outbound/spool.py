@@ -4,60 +4,49 @@
     queue/ID.eml + queue/ID.json    deferred, held, partly sent, or an envelope that the headers do not tell
     failed/ID.eml + failed/ID.json  given up: a person looks
 
-A record's higher `revision` says where its message belongs, so every crash between two steps is finished at
-the next start. The full table stands in `mailrelayd/__init__.py`; `tests/test_spool.py` has a test per row.
+The full table stands in `mailrelayd/__init__.py`; `tests/test_spool.py` has a test per row. What happens on disk is
+in `incoming.py` (how messages get in), `moves.py` (and out), `verbs.py` (operators) and `repair.py` (after a crash).
 """
 
 from __future__ import annotations
 
 import asyncio
-import heapq
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from mailrelayd import durable
 from mailrelayd.clock import Clock
-from mailrelayd.outbound import delivery, queueid, record
+from mailrelayd.outbound import queueid, record
 from mailrelayd.outbound.headers import Unreadable
-from mailrelayd.outbound.queue import Entry, Figures, Place, Verb
-from mailrelayd.outbound.record import Claim, Record, RecordError
-from mailrelayd.outbound.repair import keep_sidecar, remove_sidecar, repair
-from mailrelayd.outbound.stored import ORPHAN, FileSource, Reader, Reading, stamp_of
-from mailrelayd.outbound.values import Progress, QueuedMessage
+from mailrelayd.outbound.incoming import Entrance, Incoming
+from mailrelayd.outbound.keys import Keys
+from mailrelayd.outbound.moves import Moves, Report
+from mailrelayd.outbound.openings import Openings
+from mailrelayd.outbound.queue import Entry, Figures, Place, Requests, Verb
+from mailrelayd.outbound.record import Record, RecordError
+from mailrelayd.outbound.repair import repair
+from mailrelayd.outbound.results import Results
+from mailrelayd.outbound.stored import FileSource, Reader, Reading, stamp_of
+from mailrelayd.outbound.values import ApprovalCopy, Envelope, Progress, QueuedMessage
+from mailrelayd.outbound.verbs import Done, Verbs
+from mailrelayd.outbound.waiting import HELD, LONGEST_WAIT, Waiting, when_due
 
 T = TypeVar("T")
 
 LONGEST_PAUSE = 30.0  # seconds between two tries to write what must be written
 QUICK = 1 << 16  # bytes; what is not larger is read without asking a thread
-HELD = float("inf")
-LONGEST_WAIT = 86400.0  # seconds; a wall clock that was set back must not park mail for longer
-FOREVER = 366 * 86400.0
-PLAIN_RULES = frozenset({"headers", "resent"})  # the header tells the same envelope again
-
-
-class _StaysError(Exception):
-    """An operator's wish does not apply; nothing has changed."""
+BATCH = 100  # messages changed in one go, so that whoever settles waits no longer than for these
 
 
 class SpoolError(Exception):
     """The folders cannot be used; the text says which and what to do."""
-
-
-class Report(Protocol):
-    """Who is told about what nobody asked for."""
-
-    def trouble(self, doing: str, error: OSError) -> None:
-        """A write failed and is being repeated."""
-
-    def unreadable(self, queue_id: str, reason: str) -> None:
-        """A queued file could no longer be understood and was failed."""
 
 
 class Spool:
@@ -66,12 +55,11 @@ class Spool:
     def __init__(self, directory: Path, *, node: str, clock: Clock, report: Report) -> None:
         """Open the folders and take the lock. Raises SpoolError, durable.LockedError."""
         self.directory = directory
-        self.keep_sent = 0.0  # seconds; [spool] keep_sent
         self.strict_order = False  # nothing overtakes a deferred message
         self._clock = clock
         self._report = report
         try:
-            for name in ("queue", "failed", "sent"):
+            for name in ("queue", "failed", "sent", "keys"):
                 durable.make_folder(directory / name, 0o700)
             root = durable.Folder(directory)
             try:
@@ -79,33 +67,70 @@ class Spool:
             finally:
                 root.close()
             self._reader = Reader(directory, Reading())
-            self._sent = durable.Folder(directory / "sent")
+            self._keys = Keys(durable.Folder(directory / "keys"))
         except OSError as error:
             raise SpoolError(f"{error.filename or directory}: {error.strerror}; see [spool] directory") from error
-        self._queue, self._failed = self._reader.queue, self._reader.failed
+        self._queue = self._reader.queue
         # One thread: what is settled first is on disk first, and the event loop never waits for the disk.
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="disk")
-        reserved = self._lock.read()
-        self._ids = queueid.Sequence(node, last=reserved, reserved=reserved)
-        self._known: dict[str, float] = {}  # waiting, not in flight -> due on clock.monotonic(); 0: now; HELD
-        self._ready: list[str] = []  # heap; an entry counts while _known says 0
-        self._later: list[tuple[float, str]] = []  # heap; an entry counts while _known agrees
-        self._wishes: set[str] = set()  # waiting because their producer asked for it, not because they were refused
+        self._moves = Moves(self._reader, clock, report)
+        self._verbs = Verbs(self._reader, self._moves, clock)
+        self._openings = Openings(self._queue, report)
+        self._entrance = Entrance(self._moves, self._keys, self._openings, self._lock, node, clock)
+        # What they promise is said there; `arrived` and `hand_in` let the queue know.
+        self.new_id = self._entrance.new_id
+        self.take = self._entrance.take
+        self.refuse = self._entrance.refuse
+        self.drop = self._entrance.drop
+        self.begin = self._entrance.begin
+        self.seen = self._entrance.seen
+        self._waiting = Waiting()
         self._in_flight: dict[str, QueuedMessage] = {}
+        self._being_changed: dict[str, float] = {}  # by an operator right now -> when it was due
         self._stamps: dict[str, tuple[int, int, int]] = {}  # of files whose producer may still hold them open
-        self._unsynced: set[Path] = set()  # pickup folders out of which files were renamed
         self._news = asyncio.Event()
 
     def close(self) -> None:
         """Let go of the spool, and of every claim."""
         self._disk.shutdown(wait=True)
         self._reader.close()
-        self._sent.close()
+        self._keys.close()
+        if self.results is not None:
+            self.results.close()
         self._lock.close()
 
     def set_reading(self, reading: Reading) -> None:
         """How the envelope is read of files whose record does not say it."""
         self._reader.reading = reading
+
+    @property
+    def keep_sent(self) -> float:
+        """[spool] keep_sent, in seconds."""
+        return self._moves.keep_sent
+
+    @keep_sent.setter
+    def keep_sent(self, seconds: float) -> None:
+        self._moves.keep_sent = seconds
+
+    @property
+    def results(self) -> Results | None:
+        """[spool] results: where producers are told what became of their files; None: nowhere."""
+        return self._moves.results
+
+    @results.setter
+    def results(self, results: Results | None) -> None:
+        before, self._moves.results = self._moves.results, results
+        if before is not None and before is not results:
+            self._disk.submit(before.close)
+
+    @property
+    def requests(self) -> Requests | None:
+        """Who knows of requests for approval; None: they are not enabled, and those that are here wait."""
+        return self._openings.requests
+
+    @requests.setter
+    def requests(self, requests: Requests | None) -> None:
+        self._openings.requests = requests
 
     # -- start ---------------------------------------------------------------------------------------------------
 
@@ -114,120 +139,31 @@ class Spool:
         await self._in_thread(self._learn)
 
     def _learn(self) -> None:
-        found = repair(self._reader, self._sent, self.directory)
         now, mono = self._clock.now(), self._clock.monotonic()
+        found = repair(self._reader, self._keys, self.directory, now)
+        due = dict.fromkeys(found.plain, 0.0)
+        wishes = []
         for queue_id, entry in found.records.items():
             if isinstance(entry, str):  # a newer or a damaged record is not guessed: the message is kept, not tried
                 self._report.trouble(f"read {queue_id}", OSError(0, entry))
-                self._known[queue_id] = HELD
+                due[queue_id] = HELD
             else:
-                self._known[queue_id] = HELD if entry.hold else self._when_due(entry.progress, now, mono)
+                due[queue_id] = HELD if entry.hold else when_due(entry.progress, now, mono)
                 if not entry.progress.recipients:
-                    self._wishes.add(queue_id)
-        self._known.update(dict.fromkeys(found.plain, 0.0))
-        self._ready = sorted(i for i, due in self._known.items() if due == 0.0)
-        self._later = [(due, i) for i, due in self._known.items() if 0.0 < due < HELD]
-        heapq.heapify(self._later)
-        self._ids.last = max(self._ids.last, found.newest)
+                    wishes.append(queue_id)
+            if isinstance(entry, Record) and entry.copies:
+                self._open_again(queue_id, entry)
+        self._waiting.learn(due, wishes)
+        self._entrance.ids.last = max(self._entrance.ids.last, found.newest)
 
-    def _when_due(self, progress: Progress, now: float, mono: float) -> float:
-        """When a message is due, on the clock that nobody can set; 0: now."""
-        waits = [r.next_attempt for r in progress.recipients.values() if r.next_attempt]
-        wait = min(min(waits) - now, LONGEST_WAIT) if waits else 0.0
-        wait = max(wait, min(progress.not_before - now, FOREVER))
-        return mono + wait if wait > 0 else 0.0
+    def _open_again(self, queue_id: str, entry: Record) -> None:
+        """A crash may have come between the claim and the opening of the request."""
+        with suppress(OSError):  # what cannot be read is told when it is due
+            message = self._reader.message(queue_id, entry)
+            if isinstance(message, QueuedMessage):
+                self._openings.open(message)
 
-    # -- what comes from the pickup folder -------------------------------------------------------------------
-    # `take` and `refuse` run in the pickup's thread, one at a time; `arrived` runs in the event loop.
-
-    def take(
-        self,
-        folder: durable.Folder,
-        name: str,
-        message: QueuedMessage,
-        *,
-        sidecar: Claim | None = None,
-        write_down: bool = False,
-        stamp: tuple[int, int, int] | None = None,
-    ) -> tuple[int, int, int] | None:
-        """Claim a file. Raises OSError; then it stands where it stood.
-
-        `write_down`: the envelope must not be read from the header again, whatever its rule.
-        `stamp` is what it looked like when it was read, where its producer may still hold it open; the answer
-        is what it must look like from now on.
-
-        Nothing is written beside a message whose envelope its headers tell: one rename, made durable before
-        anything that depends on it (`_sync_claims`). Until then a power cut leaves it in one of the folders.
-        """
-        queue_id = message.queue_id
-        entry: Record | None = None
-        if write_down or message.rule not in PLAIN_RULES or message.progress.not_before:
-            entry = replace(_record(message, message.progress), claim=sidecar)
-        self._move_in(folder, name, self._queue, f"{queue_id}.eml", entry)
-        # From here on it is ours, whatever the disk says.
-        self._unsynced.add(folder.path)
-        there = None
-        with self._said("claim"):
-            if sidecar is not None:
-                # Gone from the pickup folder for good first: without its sidecar it would be another message.
-                self._queue.sync()
-                folder.sync()
-                remove_sidecar(folder, sidecar)
-            there = self._queue.stat(f"{queue_id}.eml") if stamp else None
-        if stamp is None or there is None:
-            return None
-        # The rename itself sets the ctime; anything else that differs was the producer.
-        return stamp_of(there) if stamp_of(there)[:2] == stamp[:2] else stamp
-
-    @staticmethod
-    def _move_in(folder: durable.Folder, name: str, target: durable.Folder, new: str, entry: Record | None) -> None:
-        """Record first, then the file. Raises OSError; then nothing has happened."""
-        beside = f"{entry.queue_id}.json" if entry else ""
-        try:
-            if entry is not None:
-                target.write(beside, record.encode(entry))
-            folder.move(name, target, new, sync=False)
-        except OSError:
-            if entry is not None:
-                with suppress(OSError):  # without its message it means nothing: swept at the next start
-                    target.remove(beside, sync=False)
-            raise
-
-    @contextmanager
-    def _said(self, doing: str) -> Iterator[None]:
-        """Trouble after the rename, which cannot be taken back, is said and not raised."""
-        try:
-            yield
-        except OSError as error:
-            self._report.trouble(doing, error)
-
-    def refuse(
-        self, folder: durable.Folder, name: str, *, detail: str, sidecar: Claim | None = None, orphan: bool = False
-    ) -> str:
-        """Put a pickup file that can never be sent into failed/, with the reason beside it; its queue id.
-
-        Its sidecar comes with it; `orphan`: the file itself is one. Raises OSError; then it stands where it stood.
-        """
-        queue_id = self.new_id()
-        progress = Progress(min(queueid.arrived_at(queue_id), self._clock.now()))
-        entry = Record(
-            queue_id, 1, "unreadable", None, progress, reason="unreadable", detail=detail, file=name, claim=sidecar
-        )
-        self._move_in(folder, name, self._failed, queue_id + (ORPHAN if orphan else ".eml"), entry)
-        with self._said("refuse"):
-            self._failed.sync()
-            folder.sync()
-            if sidecar is not None:
-                keep_sidecar(folder, sidecar, self._failed, queue_id)
-        return queue_id
-
-    def new_id(self) -> str:
-        """A queue id that was never given out before. Raises OSError where that cannot be made sure."""
-        queue_id, reserve = self._ids.take(self._clock.now())
-        if reserve is not None:
-            self._lock.write(reserve)
-            self._ids.reserved = reserve
-        return queue_id
+    # -- what comes in -------------------------------------------------------------------------------------------
 
     def arrived(self, message: QueuedMessage, stamp: tuple[int, int, int] | None = None) -> None:
         """A claimed file is now in the queue. `stamp`: what it looked like, if its producer may still write."""
@@ -235,21 +171,48 @@ class Spool:
             self._stamps[message.queue_id] = stamp
         self._put_by(message.queue_id, message.progress)
 
+    async def hand_in(
+        self, incoming: Incoming, message: QueuedMessage, taken: Callable[[], None] = lambda: None
+    ) -> str:
+        """Take a message whose bytes are complete: durable, and due, when this returns. `taken` is called in between.
+
+        Its queue id; or that of an earlier message with the same idempotency key, and then this one is thrown away.
+        Raises OSError; then nothing was taken. Cancelled, it is taken or not: only its key can tell.
+        """
+        try:
+            await asyncio.shield(asyncio.to_thread(incoming.sync))  # large ones: the disk's thread has others to serve
+        except BaseException:
+            incoming.discard()
+            raise
+
+        def placed(queue_id: str) -> None:
+            if queue_id == message.queue_id:
+                taken()
+                self.arrived(message)
+
+        return await self._in_thread(partial(self._entrance.place, incoming, message), placed)
+
+    async def add(self, data: bytes, envelope: Envelope, *, rule: str, copies: tuple[ApprovalCopy, ...] = ()) -> str:
+        """Queue a message of the daemon's own (a rule of OWN_RULES), on disk when this returns; its queue id."""
+
+        def place() -> QueuedMessage:
+            progress = Progress(self._clock.now())
+            message = QueuedMessage(self.new_id(), envelope, progress, len(data), rule, copies=copies)
+            incoming = self.begin()
+            try:
+                incoming.write(data)
+                incoming.sync()
+                self._entrance.place(incoming, message)
+            except OSError:
+                incoming.discard()
+                raise
+            return message
+
+        return (await self._settle("queue a message of our own", place, self.arrived)).queue_id
+
     async def sync_claims(self) -> None:
         """Make every claim durable: the pickup folders are about to be closed. Raises OSError."""
-        await self._in_thread(self._sync_claims)
-
-    def _sync_claims(self) -> None:
-        # By path: a reload may have closed the pickup's own descriptors. Taken out before it is synced, because
-        # the pickup's thread may rename another file meanwhile, and put back where that failed.
-        while self._unsynced:
-            path = self._unsynced.pop()
-            try:
-                with suppress(FileNotFoundError):  # removed by hand: nothing can come back from it
-                    durable.sync_folder(path)
-            except OSError:
-                self._unsynced.add(path)
-                raise
+        await self._in_thread(self._moves.sync_claims)
 
     # -- claims ------------------------------------------------------------------------------------------------
 
@@ -261,8 +224,7 @@ class Spool:
         """Wait until so many messages are due (True), `stop` is set, or so many seconds passed (False)."""
         until = self._clock.monotonic() + patience
         while not stop.is_set():
-            self._promote()
-            if self._are_due(at_least) and not self._must_wait():
+            if self._waiting.are_due(at_least, self._clock.monotonic()) and not self._must_wait():
                 return True
             left = until - self._clock.monotonic()
             if left <= 0 or not await self._wait(left):
@@ -273,10 +235,8 @@ class Spool:
         """Claim what is due, lowest queue id first; ends when for `idle` seconds nothing was, or at `stop`."""
         until = self._clock.monotonic() + idle
         while not stop.is_set():
-            self._promote()
-            if self._ready and not self._must_wait():
-                queue_id = heapq.heappop(self._ready)
-                del self._known[queue_id]
+            if self._waiting.first(self._clock.monotonic()) and not self._must_wait():
+                queue_id = self._waiting.claim()
                 try:
                     message = await self._load(queue_id)
                 except BaseException:
@@ -292,32 +252,17 @@ class Spool:
                 return
             await self._wait(left)
 
-    def _promote(self) -> None:
-        """Make ready whose time has come, and drop entries that no longer count."""
-        mono = self._clock.monotonic()
-        while self._later and (self._later[0][0] <= mono or self._known.get(self._later[0][1]) != self._later[0][0]):
-            due, queue_id = heapq.heappop(self._later)
-            if self._known.get(queue_id) == due:
-                self._put(queue_id, 0.0)
-        while self._ready and self._known.get(self._ready[0]) != 0.0:
-            heapq.heappop(self._ready)
-
-    def _are_due(self, at_least: int) -> bool:
-        # After `_promote` the first of the heap counts; behind it may be some that no longer do.
-        if at_least == 1 or len(self._ready) < at_least:
-            return len(self._ready) >= at_least
-        return sum(1 for due in self._known.values() if due == 0.0) >= at_least
-
     def _must_wait(self) -> bool:
-        """With strict order, whether an older message is deferred; not_before holds up nobody else."""
-        return self.strict_order and any(
-            i < self._ready[0] and i not in self._wishes for due, i in self._later if self._known.get(i) == due
-        )
+        """With strict order, whether an older message is deferred or being changed; not_before holds up nobody else."""
+        if not self.strict_order:
+            return False
+        first = self._waiting.first(self._clock.monotonic())
+        return self._waiting.deferred_before(first) or any(queue_id < first for queue_id in self._being_changed)
 
     async def _wait(self, seconds: float) -> bool:
         """Wait for news, the next message's time, or so many seconds; False when it was only the seconds."""
-        next_due = max(self._later[0][0] - self._clock.monotonic(), 0.0) if self._later else seconds
-        wait = min(seconds, next_due)
+        next_time = self._waiting.next_time()
+        wait = seconds if next_time is None else min(seconds, max(next_time - self._clock.monotonic(), 0.0))
         self._news.clear()
         return await self._clock.wait(self._news, wait) or wait < seconds
 
@@ -326,31 +271,28 @@ class Spool:
         try:
             known = self._reader.record(queue_id)
             if known is not None and known.hold:
-                self._known[queue_id] = HELD
+                self._put(queue_id, HELD)
                 return None
-            if known is not None:
-                due = self._when_due(known.progress, self._clock.now(), self._clock.monotonic())
-                if due:
-                    self._put_by(queue_id, known.progress)
-                    return None
+            if known is not None and when_due(known.progress, self._clock.now(), self._clock.monotonic()):
+                self._put_by(queue_id, known.progress)
+                return None
             message = await self._read(queue_id, known)
         except FileNotFoundError:
             return None
         except (RecordError, durable.NotRegularError, PermissionError) as error:
             trouble = error if isinstance(error, OSError) else OSError(0, str(error))
             self._report.trouble(f"read {queue_id}", trouble)
-            # Kept, not guessed; an operator's `queue retry` reads it again.
-            self._known[queue_id] = HELD
+            self._put(queue_id, HELD)  # kept, not guessed; an operator's `queue retry` reads it again
             return None
         except OSError as error:  # too many open files, a disk that hiccups: over some time later
             self._report.trouble(f"read {queue_id}", error)
             self._put(queue_id, self._clock.monotonic() + LONGEST_PAUSE)
             return None
         if isinstance(message, Unreadable):
-            progress = Progress(queueid.arrived_at(queue_id))
-            entry = Record(queue_id, 1, "unreadable", None, progress, reason="unreadable", detail=message.reason)
-            await self._settle("fail", lambda: self._to_failed(entry))
-            self._report.unreadable(queue_id, message.reason)
+            await self._fail_unreadable(queue_id, known, message.reason)
+            return None
+        if not self._openings.is_open(message) and not await self._in_thread(partial(self._openings.open, message)):
+            self._put(queue_id, self._clock.monotonic() + LONGEST_PAUSE)
             return None
         return message
 
@@ -361,6 +303,12 @@ class Spool:
             return self._reader.message(queue_id, known)
         return await asyncio.to_thread(self._reader.message, queue_id, known)
 
+    async def _fail_unreadable(self, queue_id: str, known: Record | None, detail: str) -> None:
+        entry = known or Record(queue_id, 0, "unreadable", None, Progress(queueid.arrived_at(queue_id)))
+        entry = replace(entry, revision=entry.revision + 1, rule="unreadable", reason="unreadable", detail=detail)
+        await self._give_up(entry)
+        self._report.unreadable(queue_id, detail)
+
     def open(self, message: QueuedMessage) -> FileSource:
         """The message's bytes. Raises OSError."""
         descriptor = self._queue.open(f"{message.queue_id}.eml")
@@ -369,83 +317,80 @@ class Spool:
 
     def _put_by(self, queue_id: str, progress: Progress) -> None:
         """Make an id wait as its progress says."""
-        due = self._when_due(progress, self._clock.now(), self._clock.monotonic())
-        if due and not progress.recipients:
-            self._wishes.add(queue_id)
-        self._put(queue_id, due)
+        due = when_due(progress, self._clock.now(), self._clock.monotonic())
+        self._put(queue_id, due, wish=due > 0.0 and not progress.recipients)
 
-    def _put(self, queue_id: str, due: float) -> None:
+    def _put(self, queue_id: str, due: float, *, wish: bool = False) -> None:
         """Make an id wait until `due` (0: it is ready)."""
-        self._known[queue_id] = due
-        if due == 0.0:
-            heapq.heappush(self._ready, queue_id)
-            self._news.set()
-        elif due < HELD:
-            heapq.heappush(self._later, (due, queue_id))
+        self._waiting.put(queue_id, due, wish=wish)
+        if due < HELD:
             self._news.set()
 
     # -- settling ----------------------------------------------------------------------------------------------
 
     async def complete(self, message: QueuedMessage, progress: Progress) -> None:
-        """Every recipient was sent to: ID.eml first, then ID.json, so that no state says "send it again"."""
-        eml, beside = f"{message.queue_id}.eml", f"{message.queue_id}.json"
-
-        def remove() -> None:
-            self._sync_claims()
-            if self.keep_sent > 0:
-                with suppress(FileNotFoundError):
-                    self._queue.move(eml, self._sent, eml, sync=False)
-                self._sent.sync()
-            else:
-                self._queue.remove(eml, sync=False)
-            # Also where an earlier try got as far as the removal: until it is durable, a power cut sends again.
-            self._queue.sync()
-            if message.revision:
-                self._queue.remove(beside, sync=False)  # alone it means nothing: swept at the next start
-
-        await self._settle("remove", remove)
+        """Every recipient was sent to: the message leaves the queue."""
+        await self._settle("remove", partial(self._moves.finish, message, progress))
         self._leave(message.queue_id)
 
     async def defer(self, message: QueuedMessage, progress: Progress, at: float) -> None:
         """Remember what happened; due again at `at` (seconds since the epoch)."""
-        entry = _record(message, progress)
+        entry = record.of(message, progress)
 
         def write() -> None:
-            self._sync_claims()
-            self._queue.write(f"{message.queue_id}.json", record.encode(entry))
+            self._moves.sync_claims()
+            _raise(self._moves.write_down([entry]))
 
         await self._settle("defer", write)
-        self._leave(message.queue_id)
+        self._leave(message.queue_id, gone=False)
         wait = min(at - self._clock.now(), LONGEST_WAIT)
         self._put(message.queue_id, self._clock.monotonic() + wait if wait > 0 else 0.0)
 
     async def fail(self, message: QueuedMessage, progress: Progress, reason: str) -> None:
         """Keep the message under failed/, with every recipient's reason."""
-        entry = replace(_record(message, progress), reason=reason)
-        await self._settle("fail", lambda: self._to_failed(entry))
+        await self._give_up(record.of(message, progress, reason=reason))
         self._leave(message.queue_id)
 
-    def _to_failed(self, entry: Record) -> None:
-        """The record is the commit point: once it is in failed/, the next start finishes the rest."""
-        self._sync_claims()
-        self._failed.write(f"{entry.queue_id}.json", record.encode(entry))
-        with suppress(FileNotFoundError):
-            self._queue.move(f"{entry.queue_id}.eml", self._failed, f"{entry.queue_id}.eml", sync=False)
-        self._failed.sync()
-        self._queue.sync()
-        self._queue.remove(f"{entry.queue_id}.json", sync=False)
+    async def _give_up(self, entry: Record) -> None:
+        await self._settle("fail", lambda: _raise(self._moves.give_up([entry])))
 
     def release(self, message: QueuedMessage) -> None:
         """Give a claim back untouched: due again at once."""
         if self._in_flight.pop(message.queue_id, None) is not None:
             self._put(message.queue_id, 0.0)
 
-    def _leave(self, queue_id: str) -> None:
-        self._in_flight.pop(queue_id, None)
-        self._wishes.discard(queue_id)
-        self._stamps.pop(queue_id, None)
+    async def bring_back(self, queue_id: str, progress: Progress) -> bool:
+        """Undo `fail`: queued again with this progress. False where it is not there any more."""
+        entry: Record | None = None
 
-    async def _settle(self, doing: str, operation: Callable[[], T]) -> T:
+        def back() -> Record | None:
+            nonlocal entry
+            if entry is None:  # else an earlier try got further
+                try:
+                    known = self._reader.record(queue_id, failed=True)
+                    message = self._reader.message(queue_id, known, failed=True)
+                except (RecordError, FileNotFoundError):
+                    return None
+                if isinstance(message, Unreadable):
+                    return None
+                entry = record.of(message, replace(progress, not_before=message.progress.not_before))
+            _raise(self._moves.bring_back([entry]))
+            return entry
+
+        def brought(entry: Record | None) -> None:
+            if entry is not None:
+                self._put_by(queue_id, entry.progress)
+
+        return await self._settle("retry", back, brought) is not None
+
+    def _leave(self, queue_id: str, *, gone: bool = True) -> None:
+        self._in_flight.pop(queue_id, None)
+        self._waiting.forget(queue_id)
+        self._stamps.pop(queue_id, None)
+        if gone:
+            self._openings.forget(queue_id)
+
+    async def _settle(self, doing: str, operation: Callable[[], T], then: Callable[[T], None] | None = None) -> T:
         """Carry out what must not be left undone: a full or failing disk is waited for, loudly.
 
         Giving up here would mean sending again what was sent. Nothing else enters the window meanwhile.
@@ -453,150 +398,81 @@ class Spool:
         pause = 1.0
         while True:
             try:
-                return await self._in_thread(operation)
+                return await self._in_thread(operation, then)
             except OSError as error:
                 self._report.trouble(doing, error)
                 await self._clock.wait(asyncio.Event(), pause)
                 pause = min(pause * 2, LONGEST_PAUSE)
 
-    async def _in_thread(self, operation: Callable[[], T]) -> T:
+    async def _in_thread(self, operation: Callable[[], T], then: Callable[[T], None] | None = None) -> T:
+        """What the disk's thread answers; `then` is told in the event loop, even where the caller was cancelled."""
+        begun = asyncio.get_running_loop().run_in_executor(self._disk, operation)
+        if then is not None:
+            begun.add_done_callback(lambda done: None if done.cancelled() or done.exception() else then(done.result()))
         # Shielded: a cancelled caller does not stop a write half-way, it only stops waiting for it.
-        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._disk, operation))
+        return await asyncio.shield(begun)
 
     # -- operators ---------------------------------------------------------------------------------------------
 
-    async def change(self, verb: Verb, queue_ids: Iterable[str]) -> dict[str, str]:
-        """Carry out an operator's wish; for each id "" or why not."""
-        return {queue_id: await self._change(verb, queue_id) for queue_id in queue_ids}
+    async def change(self, verb: Verb, queue_ids: Iterable[str], by: str = "") -> dict[str, str]:
+        """Carry out an operator's wish; for each id "" or why not. `by`: whose, for the history."""
+        answers: dict[str, str] = {}
+        ids = iter(dict.fromkeys(queue_ids))
+        while batch := list(islice(ids, BATCH)):
+            answers |= await self._change(verb, batch, by)
+        return answers
 
-    async def _change(self, verb: Verb, queue_id: str) -> str:
-        if queue_id in self._in_flight:
-            return "is being sent right now; try again in a moment"
-        if queue_id in self._known:
-            due = self._known.pop(queue_id)
-            new_due: float | None = due
-            try:
-                new_due = await self._in_thread(lambda: self._change_waiting(verb, queue_id, due))
-            except (OSError, RecordError, _StaysError) as error:
-                return str(error)
-            finally:
-                if new_due is not None:
-                    self._put(queue_id, new_due)
-            return ""
-        if not queueid.valid(queue_id) or not any(self._failed.stat(queue_id + end) for end in (".json", ".eml")):
-            return "no such message"
-        try:
-            if verb is Verb.DELETE:
-                await self._in_thread(lambda: self._delete(self._failed, queue_id))
-                return ""
-            if verb is Verb.RETRY:
-                return await self._retry_failed(queue_id)
-        except OSError as error:
-            return str(error)
-        return "has failed: only retry and delete apply"
+    async def _change(self, verb: Verb, batch: list[str], by: str) -> dict[str, str]:
+        answers: dict[str, str] = {}
+        waiting: dict[str, float] = {}
+        others: list[str] = []
+        for queue_id in batch:
+            if queue_id in self._in_flight:
+                answers[queue_id] = "is being sent right now; try again in a moment"
+            elif queue_id in self._being_changed:
+                answers[queue_id] = "is being changed right now; try again in a moment"
+            elif queue_id in self._waiting:
+                waiting[queue_id] = self._waiting.pop(queue_id)
+            elif queueid.valid(queue_id):
+                others.append(queue_id)
+            else:
+                answers[queue_id] = "no such message"
+        self._being_changed |= waiting
 
-    def _change_waiting(self, verb: Verb, queue_id: str, due: float) -> float | None:
-        """Change the record of a waiting message; when it is due then, None: it is gone."""
-        if verb is Verb.DELETE:
-            self._delete(self._queue, queue_id)
-            return None
-        known = self._reader.record(queue_id)
-        message = self._reader.message(queue_id, known)
-        if isinstance(message, Unreadable):
-            return 0.0  # the next look at it fails it, with the reason
-        held = known is not None and known.hold
-        if verb is Verb.HOLD:
-            held, due = True, HELD
-        elif verb is Verb.RELEASE:
-            held = False
-            due = self._when_due(message.progress, self._clock.now(), self._clock.monotonic())
-        progress = message.progress
-        if verb is Verb.RETRY and held:
-            raise _StaysError("is on hold: release it first")
-        if verb is Verb.RETRY:
-            now = self._clock.now()
-            records = {r: replace(o, next_attempt=now) if o.next_attempt else o for r, o in progress.recipients.items()}
-            progress, due = replace(progress, recipients=records, not_before=0.0), 0.0
-        if known is not None or held:
-            entry = replace(_record(message, progress), hold=held)
-            self._queue.write(f"{queue_id}.json", record.encode(entry))
-        return due
+        def changed(done: dict[str, Done]) -> None:
+            for queue_id in waiting:
+                del self._being_changed[queue_id]
+            for queue_id, one in done.items():
+                if one.due is not None:
+                    self._put(queue_id, one.due, wish=one.wish)
+                elif queue_id in waiting:
+                    self._leave(queue_id)
 
-    async def _retry_failed(self, queue_id: str) -> str:
-        try:
-            known = self._reader.record(queue_id, failed=True)
-            message = self._reader.message(queue_id, known, failed=True)
-        except FileNotFoundError:
-            return "its file is missing"
-        except RecordError as error:
-            return str(error)
-        if isinstance(message, Unreadable):
-            return f"still cannot be sent: {message.reason}"
-        # An operator is told at once that the disk is full, instead of waiting for it.
-        await self._bring_back(queue_id, delivery.try_again(message.progress, self._clock.now()), self._in_thread)
-        return ""
-
-    async def bring_back(self, queue_id: str, progress: Progress) -> bool:
-        """Undo `fail`: the new record first, then the file, then the old record."""
-        return await self._bring_back(queue_id, progress, partial(self._settle, "retry"))
-
-    async def _bring_back(
-        self, queue_id: str, progress: Progress, carry_out: Callable[[Callable[[], bool]], Awaitable[bool]]
-    ) -> bool:
-        moved = False
-
-        def back() -> bool:
-            nonlocal moved
-            if not moved:  # else an earlier try got that far
-                try:
-                    known = self._reader.record(queue_id, failed=True)
-                    message = self._reader.message(queue_id, known, failed=True)
-                except (RecordError, FileNotFoundError):
-                    return False
-                if isinstance(message, Unreadable):
-                    return False
-                entry = _record(message, replace(progress, not_before=message.progress.not_before))
-                self._move_in(self._failed, f"{queue_id}.eml", self._queue, f"{queue_id}.eml", entry)
-                moved = True
-            self._queue.sync()
-            self._failed.sync()
-            self._failed.remove(f"{queue_id}.json")
-            self._failed.remove(f"{queue_id}{ORPHAN}")
-            return True
-
-        try:
-            return await carry_out(back)
-        finally:
-            if moved:
-                self._put_by(queue_id, progress)
-
-    @staticmethod
-    def _delete(folder: durable.Folder, queue_id: str) -> None:
-        folder.remove(f"{queue_id}.eml")
-        folder.remove(f"{queue_id}{ORPHAN}")
-        folder.remove(f"{queue_id}.json")
+        done = await self._in_thread(partial(self._verbs.change, verb, by, waiting, others), changed)
+        return answers | {queue_id: one.answer for queue_id, one in done.items()}
 
     async def find(self, queue_id: str) -> Entry | None:
-        """One message, waiting or failed."""
-        if not queueid.valid(queue_id):
-            return None
-        entry = self._reader.entry(queue_id) or self._reader.entry(queue_id, failed=True)
+        """One message: waiting, failed, or kept after it was sent."""
+        entry = self._reader.find(queue_id) if queueid.valid(queue_id) else None
         return self._seen(entry) if entry else None
+
+    def content(self, queue_id: str) -> FileSource | None:
+        """The stored bytes of a message, wherever it stands. Raises OSError."""
+        return self._reader.content(queue_id) if queueid.valid(queue_id) else None
 
     def _seen(self, entry: Entry) -> Entry:
         """The entry with what memory knows: whether its time has come, whether it is being sent."""
         queue_id = entry.message.queue_id
         if queue_id in self._in_flight:
             return replace(entry, place=Place.ACTIVE, next_attempt=0.0, in_flight=True)
-        due = self._known.get(queue_id, HELD)
-        if entry.place is Place.DEFERRED and due <= self._clock.monotonic():
+        if entry.place is Place.DEFERRED and self._waiting.is_due(queue_id, self._clock.monotonic()):
             return replace(entry, place=Place.ACTIVE, next_attempt=0.0)
         return entry
 
     async def entries(self, *, failed: bool = False) -> AsyncIterator[Entry]:
         """Every waiting message in queue order, or every failed one; read in the background, piece by piece."""
         ids = iter(await asyncio.to_thread(self._reader.ids, failed=failed))
-        while piece := list(islice(ids, 100)):
+        while piece := list(islice(ids, BATCH)):
             for entry in await asyncio.to_thread(self._read_piece, piece, failed=failed):
                 yield self._seen(entry)
 
@@ -605,22 +481,24 @@ class Spool:
 
     def figures(self) -> Figures:
         """The queue in numbers; no disk is touched."""
-        mono = self._clock.monotonic()
-        due = sum(1 for when in self._known.values() if when <= mono)
-        held = sum(1 for when in self._known.values() if when == HELD)
-        oldest = min((min(ids) for ids in (self._known, self._in_flight) if ids), default="")
-        return Figures(
-            due=due,
-            deferred=len(self._known) - due - held,
-            held=held,
-            in_flight=len(self._in_flight),
-            oldest=min(queueid.arrived_at(oldest), self._clock.now()) if oldest else 0.0,
-        )
+        due, deferred, held = self._waiting.counted(self._clock.monotonic(), self._being_changed.values())
+        candidates = (self._waiting.oldest(), min(self._in_flight, default=""), min(self._being_changed, default=""))
+        oldest = min((queue_id for queue_id in candidates if queue_id), default="")
+        arrived_at = min(queueid.arrived_at(oldest), self._clock.now()) if oldest else 0.0
+        return Figures(due, deferred, held, len(self._in_flight), arrived_at)
 
     async def sweep(self, keep_failed: float) -> int:
-        """Remove what [spool] keep_sent and keep_failed (seconds) say is old enough; how many messages."""
-        limits = ((self._sent, self.keep_sent), (self._failed, keep_failed))
-        return await self._in_thread(lambda: sum(self._sweep(folder, keep) for folder, keep in limits))
+        """Remove what is old enough: keys, results, and by [spool] keep_sent and keep_failed; how many messages."""
+        return await self._in_thread(partial(self._sweep_all, keep_failed))
+
+    def _sweep_all(self, keep_failed: float) -> int:
+        with self._moves.said("sweep the idempotency keys"):
+            self._keys.sweep(self._clock.now())
+        with self._moves.said("sweep the results"):
+            if self.results is not None:
+                self.results.sweep(self._clock.now())
+        limits = ((self._reader.sent, self.keep_sent), (self._reader.failed, keep_failed))
+        return sum(self._sweep(folder, keep) for folder, keep in limits)
 
     def _sweep(self, folder: durable.Folder, keep: float) -> int:
         before, swept = self._clock.now() - keep, 0
@@ -634,6 +512,6 @@ class Spool:
         return swept
 
 
-def _record(message: QueuedMessage, progress: Progress) -> Record:
-    """What is written down next about a message."""
-    return Record(message.queue_id, message.revision + 1, message.rule, message.envelope, progress, file=message.file)
+def _raise(troubles: dict[str, OSError]) -> None:
+    for error in troubles.values():
+        raise error

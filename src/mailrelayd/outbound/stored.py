@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,11 +13,12 @@ from mailrelayd.outbound.envelope import (
     MAX_SIDECAR,
     Derived,
     EnvelopeRule,
+    Producer,
     Sidecar,
     parse_sidecar,
     read_envelope,
 )
-from mailrelayd.outbound.headers import Header, RewriteFrom, Unreadable, split_header
+from mailrelayd.outbound.headers import APPROVAL_FIELDS, Header, RewriteFrom, Unreadable, split_header
 from mailrelayd.outbound.queue import Entry, Place
 from mailrelayd.outbound.record import Record, RecordError
 from mailrelayd.outbound.values import Envelope, Progress, QueuedMessage
@@ -34,6 +36,16 @@ class Reading:
     rule: EnvelopeRule = "headers"
     from_address: str = ""
     rewrite_from: RewriteFrom = "envelope"
+    named: tuple[Producer, ...] = ()  # one per [pickup.NAME]
+
+    @property
+    def producers(self) -> tuple[Producer, ...]:
+        """All of them, first the one without a name: whoever writes into pickup/ itself."""
+        return (Producer("", self.rule), *self.named)
+
+    def producer(self, name: str) -> Producer | None:
+        """The one of this name; None: the configuration does not know it (any more)."""
+        return next((one for one in self.producers if one.name == name), None)
 
 
 @dataclass(slots=True)
@@ -81,12 +93,13 @@ class Reader:
         """Raises OSError where the folders are not there or closed to us."""
         self.queue = durable.Folder(directory / "queue")
         self.failed = durable.Folder(directory / "failed")
+        self.sent = durable.Folder(directory / "sent")
         self.reading = reading
 
     def close(self) -> None:
         """Give the descriptors back."""
-        self.queue.close()
-        self.failed.close()
+        for folder in (self.queue, self.failed, self.sent):
+            folder.close()
 
     def ids(self, *, failed: bool = False) -> list[str]:
         """The ids of every waiting message, or of every failed one, in queue order."""
@@ -95,34 +108,40 @@ class Reader:
 
     def record(self, queue_id: str, *, failed: bool = False) -> Record | None:
         """What is written down beside a message; None: nothing. Raises RecordError, OSError."""
-        folder = self.failed if failed else self.queue
-        try:
-            return record.decode(folder.read(f"{queue_id}.json", limit=RECORD_LIMIT))
-        except FileNotFoundError:
-            return None
+        return _record_in(self.failed if failed else self.queue, queue_id)
 
     def message(self, queue_id: str, known: Record | None, *, failed: bool = False) -> QueuedMessage | Unreadable:
         """The message as its record, or else its header, tells it. Raises OSError."""
         folder = self.failed if failed else self.queue
+        return self._message(folder, queue_id, known)
+
+    def content(self, queue_id: str) -> FileSource | None:
+        """The stored bytes of a message, waiting, failed or kept after it was sent; None: it is not here."""
+        for folder in (self.queue, self.failed, self.sent):
+            with suppress(FileNotFoundError):
+                descriptor = folder.open(f"{queue_id}.eml")
+                figures = os.fstat(descriptor)
+                return FileSource(descriptor, stamp_of(figures), figures.st_uid)
+        return None
+
+    def _message(self, folder: durable.Folder, queue_id: str, known: Record | None) -> QueuedMessage | Unreadable:
         descriptor = folder.open(f"{queue_id}.eml")
         try:
             figures = os.fstat(descriptor)
-            size = figures.st_size
-            # Ids never go back, so after a wrong date they may be ahead of the time; the rename that claimed it is not.
-            arrived_at = min(queueid.arrived_at(queue_id), figures.st_ctime_ns // 1000 / 1_000_000)
-            progress = known.progress if known else Progress(arrived_at)
-            revision, file = (known.revision, known.file) if known else (0, "")
             if known is not None and known.envelope is not None:
-                return QueuedMessage(queue_id, known.envelope, progress, size, known.rule, revision, file)
-            sidecar = self._sidecar(queue_id, known) if failed else None
+                return _told(queue_id, known, known.envelope, figures)
+            sidecar = self._sidecar(queue_id, known) if folder is self.failed else None
             if isinstance(sidecar, Unreadable):
                 return sidecar
-            derived = envelope_of(descriptor, self.reading, sidecar)
+            derived = envelope_of(descriptor, self.reading, sidecar, known.producer if known else "")
             if isinstance(derived, Unreadable):
                 return derived
+            # Ids never go back, so after a wrong date they may be ahead of the time; the rename that claimed it is not.
+            arrived_at = min(queueid.arrived_at(queue_id), figures.st_ctime_ns // 1000 / 1_000_000)
+            known = known or Record(queue_id, 0, derived.rule, None, Progress(arrived_at))
             if sidecar is not None:
-                progress = replace(progress, not_before=sidecar.not_before)
-            return QueuedMessage(queue_id, derived.envelope, progress, size, derived.rule, revision, file)
+                known = replace(known, progress=replace(known.progress, not_before=sidecar.not_before))
+            return _told(queue_id, replace(known, rule=derived.rule), derived.envelope, figures)
         finally:
             os.close(descriptor)
 
@@ -137,38 +156,73 @@ class Reader:
 
     def entry(self, queue_id: str, *, failed: bool = False) -> Entry | None:
         """One message for people; None where it is not there."""
+        return self._entry(self.failed if failed else self.queue, queue_id)
+
+    def find(self, queue_id: str) -> Entry | None:
+        """One message for people, wherever it stands: waiting, failed, or kept after it was sent."""
+        return self.entry(queue_id) or self.entry(queue_id, failed=True) or self._entry(self.sent, queue_id)
+
+    def _entry(self, folder: durable.Folder, queue_id: str) -> Entry | None:
         reason = ""
         hold, after = False, 0.0
         try:
-            known = self.record(queue_id, failed=failed)
+            known = self.record(queue_id) if folder is self.queue else _record_in(folder, queue_id)
         except (RecordError, OSError) as error:
             known, reason, hold = None, str(error), True
-        figures = (self.failed if failed else self.queue).stat(f"{queue_id}.eml")
+        figures = folder.stat(f"{queue_id}.eml")
         if figures is None:
             return None
         message: QueuedMessage | Unreadable = Unreadable("refused at the pickup: who should receive it is not known")
         try:
-            if not failed or known is None or known.envelope is not None:
-                message = self.message(queue_id, known, failed=failed)
+            if folder is not self.failed or known is None or known.envelope is not None:
+                message = self._message(folder, queue_id, known)
         except FileNotFoundError:
             return None
         except OSError as error:  # one that cannot be read must not hide the others
             reason, hold = str(error), True
         if isinstance(message, Unreadable):
-            empty, file = Progress(queueid.arrived_at(queue_id)), known.file if known else ""
-            message = QueuedMessage(queue_id, Envelope("", ()), empty, figures.st_size, "unreadable", 0, file)
-        if known is not None:
-            hold = known.hold
-            reason = known.detail or known.reason
+            known = known or Record(queue_id, 0, "unreadable", None, Progress(queueid.arrived_at(queue_id)))
+            message = _told(queue_id, replace(known, revision=0, rule="unreadable"), Envelope("", ()), figures)
+        elif known is not None:
             waits = [r.next_attempt for r in known.progress.recipients.values() if r.next_attempt]
             after = max(min(waits, default=0.0), known.progress.not_before)
-        if failed:
+        if known is not None and not reason:
+            hold = known.hold
+            reason = known.detail or known.reason
+        if folder is self.failed:
             place = Place.FAILED
+        elif folder is self.sent:
+            place = Place.SENT
         elif hold:
             place = Place.HOLD
         else:
             place = Place.DEFERRED if after else Place.ACTIVE
+        message = replace(message, progress=record.begun(message, message.progress))
         return Entry(place, message, after, reason)
+
+
+def _record_in(folder: durable.Folder, queue_id: str) -> Record | None:
+    try:
+        return record.decode(folder.read(f"{queue_id}.json", limit=RECORD_LIMIT))
+    except FileNotFoundError:
+        return None
+
+
+def _told(queue_id: str, known: Record, envelope: Envelope, figures: os.stat_result) -> QueuedMessage:
+    """The message that a record, and the file beside it, tell of."""
+    return QueuedMessage(
+        queue_id,
+        envelope,
+        known.progress,
+        figures.st_size,
+        known.rule,
+        known.revision,
+        known.file,
+        known.producer,
+        figures.st_uid if known.uid is None else known.uid,
+        known.key,
+        known.copies,
+    )
 
 
 def header_of(descriptor: int) -> Header | Unreadable:
@@ -181,17 +235,25 @@ def header_of(descriptor: int) -> Header | Unreadable:
     return header
 
 
-def envelope_of(descriptor: int, reading: Reading, sidecar: Sidecar | None = None) -> Derived | Unreadable:
-    """The envelope that a file tells, by its sidecar if there is one."""
+def envelope_of(
+    descriptor: int, reading: Reading, sidecar: Sidecar | None = None, producer: str = ""
+) -> Derived | Unreadable:
+    """The envelope that a file tells, by its sidecar if there is one, under the rules of its producer's folder."""
     header = header_of(descriptor)
     if isinstance(header, Unreadable):
         return header
+    if request := header.named(*APPROVAL_FIELDS):  # whom it may ask is decided once, and stands in the record then
+        return Unreadable(f"the header has {request[0].name}: hand the file in again to ask for approval")
+    whose = reading.producer(producer)
+    if whose is None:
+        return Unreadable(f"the configuration has no [pickup.{producer}] any more: who may be its sender is not known")
     return read_envelope(
         header,
-        reading.rule,
+        whose.envelope,
         sidecar=sidecar,
         from_address=reading.from_address,
         rewrite_from=reading.rewrite_from,
+        producer=whose,
     )
 
 

@@ -7,7 +7,7 @@ All of them are frozen: a loop receives one, asks a pure function what it means,
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Protocol
 
@@ -45,6 +45,23 @@ class Envelope:
 
     sender: str  # "" is the null sender <>
     recipients: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalCopy:
+    """A recipient who is asked to approve gets a copy of their own: the only place where their token stands."""
+
+    recipient: str  # as in the envelope
+    token: str
+    expires_at: float  # seconds since the epoch; not sent from then on
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A request for approval that may be opened: everybody who receives the message, and who of them is asked."""
+
+    recipients: tuple[str, ...]
+    copies: tuple[ApprovalCopy, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +122,7 @@ class Transaction:
     recipients: tuple[str, ...]
     size: int = 0
     eight_bit: bool = False
+    redirected: tuple[str, ...] = ()  # [guard] redirect_to: whom `recipients` stands for; empty: for themselves
 
     @property
     def smtputf8(self) -> bool:
@@ -172,7 +190,24 @@ class RecipientRecord:
     attempts: int
     at: float
     next_attempt: float = 0.0  # only while deferred
-    reason: str = ""  # of a failure: rejected, expired, changed, by-hand
+    reason: str = ""  # of a failure: rejected, expired, changed, suppressed, by-hand
+
+
+FIRST_KEPT, LAST_KEPT = 10, 30  # lines of a message's history: how it began, and what happened lately
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """One line of a message's life, for people. `text` holds no control characters.
+
+    The same thing happening again is counted: `times` it happened, first at `since` (0: only once), last at `at`.
+    """
+
+    at: float  # seconds since the epoch
+    event: str  # queued, deferred, sent, failed, hold, release, retry, ...
+    text: str = ""
+    times: int = 1
+    since: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,11 +222,34 @@ class Progress:
     not_before: float = 0.0  # the producer's wish: no try earlier than this
     changed: int = 0  # how often the file was found changed after the claim
     excused_at: float = 0.0  # a refusal taken back because it looked like the route's fault
+    history: tuple[Past, ...] = ()  # oldest first, bounded: see `remembered`
+
+
+def remembered(progress: Progress, past: Past) -> Progress:
+    """The progress with one more line of history.
+
+    A line equal to the last is counted with it; of a long life the middle is forgotten.
+    """
+    history = progress.history
+    last = history[-1] if history else None
+    if last is not None and (last.event, last.text) == (past.event, past.text):
+        again = replace(past, times=last.times + past.times, since=last.since or last.at)
+        return replace(progress, history=(*history[:-1], again))
+    if len(history) == FIRST_KEPT + LAST_KEPT:
+        history = history[:FIRST_KEPT] + history[FIRST_KEPT + 1 :]
+    return replace(progress, history=(*history, past))
+
+
+OWN_RULES = frozenset({"dsn", "reminder"})  # of messages that the daemon writes itself
 
 
 @dataclass(frozen=True, slots=True)
 class QueuedMessage:
-    """A message in the queue. `size` is the file's, in bytes; `rule` says how its envelope was found."""
+    """A message in the queue. `size` is the file's, in bytes; `rule` says how its envelope was found.
+
+    Rules are those of `envelope.EnvelopeRule` and of the sidecar, "submit" (said when it was handed in), and
+    OWN_RULES. `copies`: what is sent of it to each of these recipients is for them alone; none: to everybody alike.
+    """
 
     queue_id: str
     envelope: Envelope
@@ -200,3 +258,12 @@ class QueuedMessage:
     rule: str = "headers"
     revision: int = 0  # of the record on disk; 0: there is none
     file: str = ""  # what its producer called it, as long as that is known
+    producer: str = ""  # NAME of [pickup.NAME]; "submit": the socket; "": pickup/ itself, or us
+    uid: int | None = None  # who handed it in; None: whoever owns the file
+    key: str = ""  # digest of its idempotency key (`keys.digest`)
+    copies: tuple[ApprovalCopy, ...] = ()
+
+    @property
+    def opens_request(self) -> bool:
+        """Whether a producer asks for approval with it: our own reminders only ask again."""
+        return bool(self.copies) and self.rule not in OWN_RULES

@@ -1,0 +1,262 @@
+"""How messages get into the queue: claimed from a pickup folder, or handed in piece by piece.
+
+`take`, `refuse` and `drop` run in the pickup's thread, one at a time; `begin` in any; `place` in the spool's.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+from contextlib import suppress
+from dataclasses import replace
+
+from mailrelayd import durable
+from mailrelayd.clock import Clock
+from mailrelayd.outbound import queueid, record
+from mailrelayd.outbound.keys import Keys
+from mailrelayd.outbound.moves import Moves
+from mailrelayd.outbound.openings import Openings
+from mailrelayd.outbound.record import Claim, Record
+from mailrelayd.outbound.repair import keep_sidecar, remove_sidecar
+from mailrelayd.outbound.stored import ORPHAN, stamp_of
+from mailrelayd.outbound.values import Envelope, Progress, QueuedMessage
+
+PLAIN_RULES = frozenset({"headers", "resent"})  # the header tells the same envelope again
+
+
+class DuplicateError(Exception):
+    """Another message with the same idempotency key came in between; nothing has happened."""
+
+    def __init__(self, queue_id: str) -> None:
+        super().__init__(f"the same message came as {queue_id}")
+        self.queue_id = queue_id
+
+
+class Incoming:
+    """The bytes of a message that is being handed in. Nobody's, and swept at the next start, until it is taken."""
+
+    def __init__(self, folder: durable.Folder) -> None:
+        """Raises OSError."""
+        self._folder = folder
+        self.name = f"{durable.TEMPORARY}{secrets.token_hex(8)}"
+        self.fd = folder.create(self.name)
+
+    def write(self, data: bytes) -> None:
+        """Add to it. Raises OSError."""
+        durable.write_all(self.fd, data)
+
+    def sync(self) -> None:
+        """Make the bytes durable. Raises OSError."""
+        durable.sync_file(self.fd)
+
+    def discard(self) -> None:
+        """Throw it away; nothing happens where that was done or it was taken."""
+        if self.close():
+            with suppress(OSError):
+                self._folder.remove(self.name, sync=False)
+
+    def close(self) -> bool:
+        """Nothing more comes; False where that was known."""
+        descriptor, self.fd = self.fd, -1  # at once: two threads must not close one number twice
+        if descriptor >= 0:
+            os.close(descriptor)
+        return descriptor >= 0
+
+
+class Entrance:
+    """Gives out queue ids, and puts what comes in where it belongs."""
+
+    def __init__(
+        self, moves: Moves, keys: Keys, openings: Openings, lock: durable.Lock, node: str, clock: Clock
+    ) -> None:
+        reserved = lock.read()
+        self.ids = queueid.Sequence(node, last=reserved, reserved=reserved)
+        self._moves = moves
+        self._queue, self._failed = moves.queue, moves.failed
+        self._keys = keys
+        self._openings = openings
+        self._lock = lock
+        self._clock = clock
+        self._one_id = threading.Lock()
+        self._one_key = threading.Lock()  # between the question whether a key was seen and its taking
+
+    def new_id(self) -> str:
+        """A queue id that was never given out before. Raises OSError where that cannot be made sure."""
+        with self._one_id:
+            queue_id, reserve = self.ids.take(self._clock.now())
+            if reserve is not None:
+                self._lock.write(reserve)
+                self.ids.reserved = reserve
+            return queue_id
+
+    def seen(self, key: str) -> str | None:
+        """The queue id that took this idempotency key (`keys.digest`) within 24 hours. Raises OSError."""
+        return self._keys.seen(key, self._clock.now())
+
+    # -- from a pickup folder --------------------------------------------------------------------------------
+
+    def take(
+        self,
+        folder: durable.Folder,
+        name: str,
+        message: QueuedMessage,
+        *,
+        sidecar: Claim | None = None,
+        write_down: bool = False,
+        stamp: tuple[int, int, int] | None = None,
+    ) -> tuple[int, int, int] | None:
+        """Claim a file. Raises OSError, DuplicateError; then it stands where it stood.
+
+        `write_down`: the envelope must not be read from the header again, whatever its rule.
+        `stamp` is what it looked like when it was read, where its producer may still hold it open; the answer
+        is what it must look like from now on.
+
+        Nothing is written beside a message whose envelope its headers tell: one rename, made durable before
+        anything that depends on it (`Moves.sync_claims`). Until then a power cut leaves it in one of the folders.
+        """
+        queue_id = message.queue_id
+        entry: Record | None = None
+        if (
+            write_down
+            or message.rule not in PLAIN_RULES
+            or message.progress.not_before
+            or message.key
+            or message.copies
+        ):
+            entry = replace(record.of(message, message.progress), claim=sidecar)
+        with self._one_key:
+            if message.key and (earlier := self.seen(message.key)):
+                raise DuplicateError(earlier)
+            self._moves.into(self._queue, f"{queue_id}.eml", folder, name, entry)
+            # From here on it is ours, whatever the disk says.
+            self._moves.claimed_from(folder)
+            if message.key:
+                self._keys.remember(message.key, queue_id, self._clock.now())
+        there = None
+        with self._moves.said("claim"):
+            if sidecar is not None or message.key or message.copies:
+                # Gone from the pickup folder for good first: without its sidecar it would be another message, with
+                # its key written down it would be a duplicate of itself, and its request must not be opened twice.
+                self._queue.sync()
+                folder.sync()
+            if message.key:
+                self._keys.write(message.key)
+            if sidecar is not None:
+                remove_sidecar(folder, sidecar)
+            self._openings.open(message)
+            there = self._queue.stat(f"{queue_id}.eml") if stamp else None
+        if stamp is None or there is None:
+            return None
+        # The rename itself sets the ctime; anything else that differs was the producer.
+        return stamp_of(there) if stamp_of(there)[:2] == stamp[:2] else stamp
+
+    def refuse(
+        self,
+        folder: durable.Folder,
+        name: str,
+        *,
+        detail: str,
+        sidecar: Claim | None = None,
+        orphan: bool = False,
+        producer: str = "",
+        uid: int | None = None,
+    ) -> str:
+        """Put a pickup file that can never be sent into failed/, with the reason beside it; its queue id.
+
+        Its sidecar comes with it; `orphan`: the file itself is one. Raises OSError; then it stands where it stood.
+        """
+        queue_id = self.new_id()
+        progress = Progress(min(queueid.arrived_at(queue_id), self._clock.now()))
+        message = QueuedMessage(
+            queue_id, Envelope("", ()), progress, rule="unreadable", file=name, producer=producer, uid=uid
+        )
+        entry = replace(record.of(message, progress, reason="unreadable"), envelope=None, detail=detail, claim=sidecar)
+        self._into_failed(folder, name, entry, orphan=orphan)
+        if not orphan:
+            self._moves.tell(entry, "refused")
+        return queue_id
+
+    def drop(
+        self,
+        folder: durable.Folder,
+        name: str,
+        sidecar: Claim | None,
+        *,
+        inode: int | None = None,
+        queue_id: str = "",
+        producer: str = "",
+        uid: int | None = None,
+    ) -> None:
+        """Remove a duplicate of `queue_id` from a pickup folder; a file that took its name since stays.
+
+        By way of failed/: cut short, message and sidecar are found there together, and neither speaks for another.
+        Raises OSError; then it stands where it stood.
+        """
+        there = folder.stat(name)
+        if there is None or there.st_ino != (inode or there.st_ino):
+            return
+        own_id = self.new_id()
+        progress = Progress(min(queueid.arrived_at(own_id), self._clock.now()))
+        message = QueuedMessage(
+            own_id, Envelope("", ()), progress, rule="unreadable", file=name, producer=producer, uid=uid
+        )
+        entry = replace(
+            record.of(message, progress, reason="duplicate"),
+            envelope=None,
+            detail=f"the same message came as {queue_id}",
+            claim=sidecar,
+        )
+        if not self._into_failed(folder, name, entry):
+            return
+        with self._moves.said("remove a duplicate"):
+            moved = self._failed.stat(f"{own_id}.eml")
+            if moved is not None and moved.st_ino == there.st_ino:  # else somebody was quicker: a person looks
+                self._moves.tell(replace(entry, queue_id=queue_id), "duplicate")
+                self._moves.delete(self._failed, [own_id])
+
+    def _into_failed(self, folder: durable.Folder, name: str, entry: Record, *, orphan: bool = False) -> bool:
+        """With its sidecar: whether all of it is there. Raises OSError; then it stands where it stood."""
+        queue_id = entry.queue_id
+        self._moves.into(self._failed, queue_id + (ORPHAN if orphan else ".eml"), folder, name, entry)
+        with self._moves.said("refuse"):
+            self._failed.sync()
+            folder.sync()
+            if entry.claim is not None:
+                keep_sidecar(folder, entry.claim, self._failed, queue_id)
+            return True
+        return False
+
+    # -- piece by piece --------------------------------------------------------------------------------------
+
+    def begin(self) -> Incoming:
+        """Begin to hand a message in. Raises OSError."""
+        return Incoming(self._queue)
+
+    def place(self, incoming: Incoming, message: QueuedMessage) -> str:
+        """Take it, durably; the queue id, or that of an earlier message with the same key.
+
+        The bytes are on disk already (`Incoming.sync`). Raises OSError; then nothing was taken.
+        """
+        with self._one_key:
+            if message.key and (earlier := self.seen(message.key)):
+                incoming.discard()
+                return earlier
+            eml, beside = f"{message.queue_id}.eml", f"{message.queue_id}.json"
+            try:
+                self._queue.write(beside, record.encode(record.of(message, message.progress)))
+                self._queue.move(incoming.name, self._queue, eml)
+                if message.key:
+                    self._keys.remember(message.key, message.queue_id, self._clock.now())
+                    self._keys.write(message.key)
+            except OSError:
+                incoming.discard()
+                for undo in (lambda: self._keys.give_back(message.key), lambda: self._queue.remove(eml)):
+                    with suppress(OSError):
+                        undo()
+                with suppress(OSError):
+                    self._queue.remove(beside)
+                raise
+        incoming.close()
+        self._openings.open(message)
+        return message.queue_id
