@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailrelayd.outbound.addresses import AddressError, canonical, read_list, read_path, same_mailbox, valid_address
-from mailrelayd.outbound.envelope import Derived, Sidecar, parse_sidecar, read_envelope, rewrite
+from mailrelayd.outbound.envelope import Derived, Producer, Sidecar, parse_sidecar, read_envelope, rewrite
 from mailrelayd.outbound.headers import Header, RewriteFrom, Unreadable, edit, removed, split_header
 from mailrelayd.outbound.values import Envelope
 
@@ -97,6 +97,74 @@ def test_what_pythons_email_package_writes_is_read_under_every_policy(policy: An
     derived = derive(message.as_bytes())
     assert derived.envelope.sender == "jane@example.com"
     assert derived.envelope.recipients == (*(f"user{n}@example.org" for n in range(12)), "hidden@example.org")
+
+
+# Whom a producer may write as
+
+FENCED = Producer("erp", allowed_senders=("@example.com", "robot@partner.example"))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"From: a@example.com\nTo: t@x\n\n",
+        b"From: A. User <A@EXAMPLE.COM>\nTo: t@x\n\n",
+        b"From: a@example.com, b@example.com\nSender: Robot@Partner.example\nTo: t@x\n\n",
+        b"Return-Path: <>\nFrom: a@example.com\nTo: t@x\n\n",
+        b"From: =?utf-8?q?boss=40evil.example?= <a@example.com>\nTo: t@x\n\n",
+        b"Resent-From: a@example.com\nResent-To: r@x\nFrom: a@example.com\n\n",
+        b"Reply-To: anybody@evil.example\nFrom: a@example.com\nTo: boss@evil.example\n\n",
+    ],
+)
+def test_a_producer_writes_as_whom_it_may(data: bytes) -> None:
+    """Every address that names a sender matches; who receives, and where answers go, is another matter."""
+    assert derive(data, producer=FENCED).envelope.recipients
+
+
+@pytest.mark.parametrize(
+    ("data", "who"),
+    [
+        (b"From: a@evil.example\nTo: t@x\n\n", "From names 'a@evil.example'"),
+        (b"From: a@sub.example.com\nTo: t@x\n\n", "From names 'a@sub.example.com'"),
+        (b"From: robot2@partner.example\nTo: t@x\n\n", "From names 'robot2@partner.example'"),
+        (b"From: a@example.com\nSender: a@evil.example\nTo: t@x\n\n", "Sender names 'a@evil.example'"),
+        (b"From: a@evil.example\nSender: a@example.com\nTo: t@x\n\n", "From names 'a@evil.example'"),
+        (b"Return-Path: <a@evil.example>\nFrom: a@example.com\nTo: t@x\n\n", "Return-Path names 'a@evil.example'"),
+        (b"Return-Path: <>\nFrom: a@evil.example\nTo: t@x\n\n", "From names 'a@evil.example'"),
+        (b"From: a@example.com, c@evil.example\nSender: a@example.com\nTo: t@x\n\n", "From names 'c@evil.example'"),
+        (b"From: a@example.com\nFrom: c@evil.example\nSender: a@example.com\nTo: t@x\n\n", "'c@evil.example'"),
+        (b"Sender: a@example.com\nFrom : c@evil.example\nTo: t@x\n\n", "From names 'c@evil.example'"),
+        (b"Resent-From: r@evil.example\nResent-To: r@x\nFrom: a@example.com\n\n", "names 'r@evil.example'"),
+        (
+            b"Return-Path: <>\nResent-Sender: r@evil.example\nResent-To: r@x\nFrom: a@example.com\n\n",
+            "Resent-Sender names 'r@evil.example'",
+        ),
+        (b"Return-Path: <>\nTo: t@x\n\n", "the null sender, and no From: [pickup.erp] allowed_senders"),
+    ],
+)
+def test_a_producer_writes_as_nobody_else(data: bytes, who: str) -> None:
+    """One forbidden address anywhere is enough, and the sentence names it, the folder and the key."""
+    reason = refusal(data, producer=FENCED)
+    assert who in reason
+    assert "[pickup.erp] allowed_senders" in reason
+
+
+def test_a_sidecar_and_a_block_are_fenced_in_like_the_header() -> None:
+    """What the sidecar or the X block says is not believed more than the rest, and the rest is still looked at."""
+    own, foreign = (Sidecar(Envelope(sender, ("t@x",))) for sender in ("a@example.com", "a@evil.example"))
+    assert derive(b"From: a@example.com\n\n", sidecar=own, producer=FENCED).rule == "sidecar"
+    assert derive(b"Subject: nobody\n\n", sidecar=own, producer=FENCED).rule == "sidecar"
+    assert "the sidecar names" in refusal(b"From: a@example.com\n\n", sidecar=foreign, producer=FENCED)
+    assert "From names" in refusal(b"From: a@evil.example\n\n", sidecar=own, producer=FENCED)
+    assert "From: " in refusal(b"From: a@@example.com\n\n", sidecar=own, producer=FENCED)
+    block = b"X-Sender: a@evil.example\nX-Receiver: t@x\nFrom: a@example.com\n\n"
+    assert "X-Sender names" in refusal(block, rule="pickup", producer=FENCED)
+
+
+def test_the_configured_sender_stands_in_for_nobody_elses() -> None:
+    """A file that names no sender at all gets from_address, which the operator chose."""
+    derived = derive(b"To: t@x\n\n", producer=FENCED, from_address="relay@other.example")
+    assert derived.envelope.sender == "relay@other.example"
 
 
 # The header
@@ -458,6 +526,12 @@ def test_not_before_is_an_rfc_3339_time(text: str, seconds: float) -> None:
         (b'{"mail_from": "", "rcpt_to": ["A <a@x>"]}', "rcpt_to: "),
         (b'{"mail_from": "", "rcpt_to": ["a@x\\r\\nDATA"]}', "rcpt_to: "),
         (b'{"mail_from": "\\ud800@x", "rcpt_to": ["a@x"]}', "mail_from: "),
+        (b'{"mail_from": "", "rcpt_to": ["a@x"], "idempotency_key": ""}', "a text of 1 to 200 printable characters"),
+        (b'{"mail_from": "", "rcpt_to": ["a@x"], "idempotency_key": 7}', "a text of 1 to 200 printable characters"),
+        (b'{"mail_from": "", "rcpt_to": ["a@x"], "idempotency_key": null}', "a text of 1 to 200"),
+        (b'{"mail_from": "", "rcpt_to": ["a@x"], "idempotency_key": "a\\u0000"}', "a text of 1 to 200 printable"),
+        (b'{"mail_from": "", "rcpt_to": ["a@x"], "idempotency_key": "\\ud800"}', "a text of 1 to 200 printable"),
+        (b'{"mail_from": "", "rcpt_to": ["a@x"], "idempotency_key": "%s"}' % (b"k" * 201), "a text of 1 to 200"),
         (b'{"mail_from": "", "rcpt_to": ["a@x"], "bcc": 1}', "unknown key 'bcc'"),
         (b'{"mail_from": "", "mail_from": "a@x", "rcpt_to": ["a@x"]}', "twice"),
         (b'{"mail_from": "", "rcpt_to": ["a@x"], "not_before": 1}', "RFC 3339"),

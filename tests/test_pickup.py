@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
+import json
 import os
 import socket
 import subprocess
@@ -19,11 +20,16 @@ from typing import Any
 import pytest
 
 from mailrelayd import durable
+from mailrelayd.config.units import Rate
 from mailrelayd.operate import events
 from mailrelayd.outbound import pickup as pickup_module
-from mailrelayd.outbound.examine import LINKED, Examiner, Later, Ready, Refused, Rules, Unusable, is_candidate
-from mailrelayd.outbound.pickup import ORPHANED, SWEEP, Pickup
+from mailrelayd.outbound.envelope import Producer
+from mailrelayd.outbound.examine import LINKED, Examiner, Later, Ready, Refused, Rules, Unusable
+from mailrelayd.outbound.inlets import ORPHANED, STRAY, Inlet, is_candidate
+from mailrelayd.outbound.pace import Paces
+from mailrelayd.outbound.pickup import SWEEP, Pickup
 from mailrelayd.outbound.queue import Verb
+from mailrelayd.outbound.results import Results
 from mailrelayd.outbound.stored import Reading
 from tests.manual_clock import ManualClock
 from tests.queue_contract import claimed, entries, until
@@ -80,11 +86,11 @@ class Desk:
     def __post_init__(self) -> None:
         self.clock = ManualClock(time.time())
         self.examiner = Examiner(self.rules, self.clock)
-        self.folder = durable.Folder(self.path)
+        self.inlet = Inlet(durable.Folder(self.path), Producer())
         self.file = self.path / "a.eml"
 
     def look(self, *, renamed: bool = False) -> Ready | Later | Refused | Unusable | None:
-        return self.examiner.look(self.folder, "a.eml", renamed=renamed)
+        return self.examiner.look(self.inlet, "a.eml", renamed=renamed)
 
 
 @pytest.fixture
@@ -195,9 +201,11 @@ import sys
 from pathlib import Path
 from mailrelayd import durable
 from mailrelayd.clock import SystemClock
+from mailrelayd.outbound.envelope import Producer
 from mailrelayd.outbound.examine import Examiner, Rules
-folder = durable.Folder(Path(sys.argv[1]))
-print(Examiner(Rules(), SystemClock()).look(folder, "a.eml", renamed=True))
+from mailrelayd.outbound.inlets import Inlet
+inlet = Inlet(durable.Folder(Path(sys.argv[1])), Producer())
+print(Examiner(Rules(), SystemClock()).look(inlet, "a.eml", renamed=True))
 """
 
 
@@ -227,6 +235,7 @@ class Bench(SpoolBench):
         self.top = directory / "pickup"
         self.new = self.top / "new"
         self.rules = Rules()
+        self.paces = Paces(None)
         self.said: dict[str, list[Event]] = {}
         self.stop = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
@@ -234,7 +243,9 @@ class Bench(SpoolBench):
 
     async def start(self) -> Bench:
         """Begin, and let the first sweep pass."""
-        self.loop = Pickup(self.top, self.queue, self.rules, self.clock)
+        for producer in self.rules.reading.named:
+            (self.top / producer.name / "new").mkdir(parents=True, exist_ok=True)
+        self.loop = Pickup(self.top, self.queue, self.rules, self.clock, self.paces)
         self.task = asyncio.create_task(self.loop.run(self.stop, lambda seconds: None))
         await self._resting(0)
         return self
@@ -280,7 +291,10 @@ class Bench(SpoolBench):
 @pytest.fixture
 async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
     made = Bench(tmp_path)
-    for name in ("message_queued", "message_failed", "pickup_refused", "spool_full", "queue_trouble"):
+    for name in (
+        *("message_queued", "message_failed", "message_duplicate", "pickup_refused"),
+        *("spool_full", "queue_trouble"),
+    ):
 
         def say(name: str = name, **keys: Any) -> None:
             made.said.setdefault(name, []).append(keys)
@@ -314,7 +328,7 @@ async def test_events_wake_the_loop(bench: Bench) -> None:
     (bench.top / ".hidden").rename(bench.top / "r.eml")
     await until(lambda: sorted(bench.queued) == ["m", "r.eml"])
     (bench.top / "w.eml").write_bytes(MAIL)
-    key = (bench.loop._top.fd, "w.eml")
+    key = (next(iter(bench.loop._inlets)), "w.eml")
     await until(lambda: key in bench.loop._again and bench.clock.waiting)
     assert "w.eml" not in bench.queued
     for _ in range(3):  # events of its making may still come in and be looked at
@@ -329,7 +343,7 @@ async def test_the_sweep_finds_what_no_event_told(bench: Bench, monkeypatch: pyt
     async def deaf(self: Pickup, inotify: object) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(Pickup, "_listen", deaf)
+    monkeypatch.setattr(Pickup, "_hear", deaf)
     await bench.start()
     (bench.top / "a.eml").write_bytes(MAIL)
     await bench.passes(SWEEP - 1)
@@ -342,16 +356,17 @@ class Told:
     """Stands in for inotify: what it tells is what the test puts in."""
 
     events: asyncio.Queue[SimpleNamespace]
+    watched: list[Path]
 
-    def __enter__(self) -> Told:
+    def __init__(self) -> None:
         Told.events = asyncio.Queue()
-        return self
+        Told.watched = []
 
-    def __exit__(self, *error: object) -> None:
-        pass
+    def close(self) -> None:
+        Told.watched = []
 
     def add_watch(self, path: Path, mask: object) -> None:
-        pass
+        Told.watched.append(path)
 
     def __aiter__(self) -> Told:
         return self
@@ -384,6 +399,26 @@ async def test_an_overflow_means_a_sweep(bench: Bench, monkeypatch: pytest.Monke
     (bench.top / "b.eml").write_bytes(MAIL)
     Told.events.put_nowait(SimpleNamespace(name=None, watch=None, mask=0))
     await until(lambda: "c.eml" in bench.queued)
+
+
+async def test_every_folder_is_watched_before_it_is_first_looked_through(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a file that came in between would wait for the second sweep."""
+    before: list[list[Path]] = []
+    right = Pickup._sweep
+
+    async def sweep(self: Pickup) -> None:
+        before.append(list(Told.watched))
+        await right(self)
+
+    monkeypatch.setattr(pickup_module, "Inotify", Told)
+    monkeypatch.setattr(Pickup, "_sweep", sweep)
+    bench.rules = producers(Producer("erp"))
+    await bench.start()
+    assert before == [[bench.top, bench.new, bench.top / "erp", bench.top / "erp" / "new"]]
+    await bench.end()
+    assert Told.watched == []
 
 
 async def test_without_events_the_sweeps_have_to_do(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -466,10 +501,10 @@ async def test_a_file_that_meets_a_bug_stays_and_the_others_go_on(
     """Whatever is wrong with our code, one file must not stop the rest, and is not touched."""
     right, bugs = Examiner.look, []
 
-    def look(self: Examiner, folder: durable.Folder, name: str, *, renamed: bool) -> Any:
+    def look(self: Examiner, inlet: Inlet, name: str, *, renamed: bool) -> Any:
         if name == "bug.eml":
             raise RuntimeError("boom")
-        return right(self, folder, name, renamed=renamed)
+        return right(self, inlet, name, renamed=renamed)
 
     monkeypatch.setattr(Examiner, "look", look)
     monkeypatch.setattr(events, "daemon_bug", lambda **keys: bugs.append(keys["file"]))
@@ -579,6 +614,10 @@ def files(data: bytes) -> Callable[[Path], object]:
     return lambda path: path.write_bytes(data)
 
 
+DASHES = b"-" * 79 + b"\n"
+DJANGO = b'Content-Type: text/plain; charset="utf-8"\nMIME-Version: 1.0\n' + MAIL + DASHES
+SWIFT = b'O:13:"Swift_Message":1:{s:38:"\0Swift_Mime_SimpleMimeEntity\0_headers";N;}'
+
 FAILS: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty": (files(b""), "empty"),
     "binary": (files(bytes(range(256)) * 100), ""),
@@ -588,6 +627,10 @@ FAILS: dict[str, tuple[Callable[[Path], object], str]] = {
     "one line of 10 MB": (files(b"From: a@example.com\nX: " + b"y" * 10_000_000), "header"),
     "nobody to send to": (files(b"From: a@example.com\n\nhello\n"), ""),
     "UTF-16": (files(MAIL.decode().encode("utf-16")), "UTF-16"),
+    "Django's file backend": (files(DJANGO), "79 dashes of Django's file backend"),
+    "two mails of Django's": (files(DJANGO + DJANGO), "79 dashes of Django's file backend"),
+    "Swift's file spool": (files(SWIFT), "line 1 of the header holds a NUL byte: this is not a mail"),
+    "nullmailer's queue": (files(b"a@example.com\nb@example.org\n\n" + MAIL), "line 1 ('a@example.com') is no header"),
     "sidecar is no JSON": (beside(files(b"{mail_from}")), "sidecar"),
     "sidecar is empty": (beside(files(b"")), "sidecar"),
     "sidecar is huge": (beside(files(b" " * (2 << 20) + SIDECAR)), "sidecar"),
@@ -627,6 +670,8 @@ ACCEPTED: dict[str, tuple[bytes, bytes]] = {
     "NUL in the body": (b"nul.eml", MAIL + b"\0\0"),
     "bare CR": (b"cr.eml", MAIL.replace(b"\n", b"\r")),
     "no final newline": (b"end.eml", MAIL[:-1]),
+    "79 dashes that are not Django's": (b"dashes.eml", MAIL + DASHES),
+    "80 dashes": (b"more-dashes.eml", DJANGO[: -len(DASHES)] + b"-" + DASHES),
 }
 
 
@@ -646,6 +691,14 @@ async def test_what_is_only_strange_is_taken(bench: Bench, kind: str) -> None:
     await bench.reopen()
     assert len(await entries(bench.queue)) == 2
     assert (await claimed(bench.queue)).size == len(data)
+
+
+async def test_with_a_sidecar_dashes_at_the_end_are_nobodys(bench: Bench) -> None:
+    """Who says who shall receive it means one message, whatever it ends with."""
+    (bench.top / "a.env.json").write_bytes(SIDECAR)
+    (bench.top / "a.eml").write_bytes(DJANGO)
+    await bench.start()
+    assert bench.queued == ["a.eml"]
 
 
 BLOCK = b"X-Sender: block@example.com\nX-Receiver: block@example.org\n" + MAIL
@@ -809,3 +862,278 @@ def test_the_rules_are_what_is_configured(desk: Desk) -> None:
     assert isinstance(desk.look(), Ready)
     desk.examiner.rules = replace(desk.examiner.rules, max_message_size=len(MAIL) - 1)
     assert isinstance(desk.look(), Refused)
+
+
+# -- folders of producers ----------------------------------------------------------------------------------------
+
+
+def producers(*named: Producer, **keys: Any) -> Rules:
+    return Rules(Reading(named=named), **keys)
+
+
+async def test_each_producer_has_a_folder_with_rules_of_its_own(bench: Bench) -> None:
+    """The block counts where [pickup.NAME] says so, the header elsewhere; both remember whose they are."""
+    bench.rules = producers(Producer("erp", "pickup"), Producer("shop"))
+    for name in ("erp", "erp/new", "shop", "."):
+        (bench.top / name).mkdir(exist_ok=True, parents=True)
+        (bench.top / name / "a.eml").write_bytes(BLOCK)
+    (bench.top / "shop" / "plain.eml").write_bytes(MAIL)
+    await bench.start()
+    said = {(one["producer"], one["rule"]) for one in bench.said["message_queued"]}
+    assert said == {("erp", "pickup"), ("shop", "headers"), (None, "headers")}
+    bench.queue.set_reading(Reading("pickup"))
+    await bench.reopen()
+    found = [entry.message for entry in await entries(bench.queue)]
+    recipients = {"erp": ("block@example.org",), "shop": ("rcpt@example.org",), "": ("rcpt@example.org",)}
+    assert sorted((message.producer, message.file) for message in found) == [
+        ("", "a.eml"),
+        *[("erp", "a.eml")] * 2,
+        ("shop", "a.eml"),
+        ("shop", "plain.eml"),
+    ]
+    for message in found:
+        assert message.envelope.recipients == recipients[message.producer]
+
+
+async def test_events_wake_the_loop_in_every_folder(bench: Bench) -> None:
+    """A file in a producer's folder needs no sweep either."""
+    bench.clock.wall = time.time() - 1
+    bench.rules = producers(Producer("erp"))
+    await bench.start()
+    (bench.top / "part").write_bytes(MAIL)
+    (bench.top / "part").rename(bench.top / "erp" / "a.eml")
+    (bench.top / "part").write_bytes(MAIL)
+    (bench.top / "part").rename(bench.top / "erp" / "new" / "b")
+    await until(lambda: sorted(bench.queued) == ["a.eml", "b"])
+
+
+async def test_a_forbidden_sender_fails_and_the_others_go(bench: Bench) -> None:
+    """allowed_senders fences in the folder that it stands for, and no other."""
+    bench.rules = producers(Producer("erp", allowed_senders=("@example.org",)))
+    await bench.start()
+    for path in ("a.eml", "erp/a.eml"):
+        (bench.top / path).write_bytes(MAIL)
+    (bench.top / "erp" / "b.eml").write_bytes(MAIL.replace(b"example.com", b"example.org"))
+    await bench.passes()
+    assert sorted(bench.queued) == ["a.eml", "b.eml"]
+    (said,) = bench.said["message_failed"]
+    assert said["file"] == "erp/a.eml"
+    assert "[pickup.erp] allowed_senders does not allow" in said["response"].text
+
+
+async def test_a_sidecar_in_a_producers_folder_is_claimed_there(bench: Bench) -> None:
+    """Also where the next start has to finish the claim: its record says in which folder it stands."""
+    bench.rules = producers(Producer("erp"))
+    await bench.start()
+    for folder in ("erp", "erp/new"):
+        (bench.top / folder / "a.env.json").write_bytes(SIDECAR)
+        (bench.top / folder / "a.eml").write_bytes(MAIL)
+    await bench.passes()
+    assert bench.queued == ["a.eml", "a.eml"]
+    assert not [path for path in bench.tree() if path.startswith("pickup")]
+    assert {one["rule"] for one in bench.said["message_queued"]} == {"sidecar"}
+
+
+async def test_a_folder_that_is_no_longer_configured_is_named_once(bench: Bench) -> None:
+    """Its files stay, and whoever took the section away learns it at the start; others' folders say nothing."""
+    for name in ("old", "old/new", "empty", "tmp", "x.eml"):
+        (bench.top / name).mkdir()
+    for name in ("old/a.eml", "old/new/b", "old/note.txt", "tmp/c.eml"):
+        (bench.top / name).write_bytes(MAIL)
+    if ROOT:
+        (bench.top / "theirs").mkdir()
+        (bench.top / "theirs" / "a.eml").write_bytes(MAIL)
+        os.chown(bench.top / "theirs", 65534, 65534)
+    await bench.start()
+    await bench.passes()
+    said = [one for one in bench.said["pickup_refused"] if one["file"] != "x.eml"]
+    assert [(one["file"], one["reason"]) for one in said] == [
+        ("old/", "is not read, as the configuration has no [pickup.old]; files that wait there: 2")
+    ]
+    assert bench.queued == []
+    assert (bench.top / "old/a.eml").exists()
+
+
+async def test_a_missing_folder_is_said_at_once_and_leaves_nothing_open(bench: Bench) -> None:
+    """The loop does not begin with half of its folders."""
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(FileNotFoundError, match="erp"):
+        Pickup(bench.top, bench.queue, producers(Producer("erp")), bench.clock)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+# -- names that are never taken ------------------------------------------------------------------------------------
+
+
+async def test_files_of_other_names_are_spoken_of_once(bench: Bench) -> None:
+    """Django's *.log, Swift's *.message: after an hour one line says why nothing happens, and again for the next."""
+    for name in ("20260101-120000-1234.log", "b.message", "c.filepart", ".d", "~e"):
+        (bench.top / name).write_bytes(MAIL)
+    bench.clock.wall = time.time() + STRAY - 60
+    await bench.start()
+    assert bench.refused == []
+    await bench.passes(60)
+    (bench.top / "another.log").write_bytes(MAIL)
+    await bench.passes(STRAY)
+    (said,) = bench.said["pickup_refused"]
+    assert said["file"] == "20260101-120000-1234.log"
+    assert said["reason"] == "is never taken under this name, like 1 more here"
+    assert bench.loop.refused == 1
+    for path in bench.top.glob("*.[lm]*"):
+        path.unlink()
+    await bench.passes()
+    assert bench.loop.refused == 0
+    (bench.top / "again.log").write_bytes(MAIL)
+    bench.clock.wall = time.time() + STRAY
+    await bench.passes()
+    assert bench.refused == ["20260101-120000-1234.log", "again.log"]
+
+
+# -- [guard] producer_rate -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not ROOT, reason="needs files of two owners")
+async def test_who_hands_in_too_fast_waits_and_holds_up_nobody_else(bench: Bench) -> None:
+    """So many in any minute are taken, in order; the rest stays and is said once; others' files pass by."""
+    bench.paces = Paces(Rate(3, 60.0))
+    for number in range(8):
+        (bench.top / f"{number}.eml").write_bytes(MAIL)
+        os.chown(bench.top / f"{number}.eml", 65534, 65534)
+        os.utime(bench.top / f"{number}.eml", (number, number))
+    (bench.top / "ours.eml").write_bytes(MAIL)
+    await bench.start()
+    assert bench.queued == ["0.eml", "1.eml", "2.eml", "ours.eml"]
+    (said,) = bench.said["pickup_refused"]
+    assert (said["file"], "more than 3/min" in said["reason"]) == ("3.eml", True)
+    assert bench.loop.refused == 0
+    await bench.passes(59)
+    assert len(bench.queued) == 4
+    await bench.passes(1)
+    assert bench.queued[4:] == ["3.eml", "4.eml", "5.eml"]
+    await bench.passes(30)
+    await bench.passes(30)
+    assert bench.queued[7:] == ["6.eml", "7.eml"]
+    assert len(bench.said["pickup_refused"]) == 1
+    for number in range(8):
+        (bench.top / f"b{number}.eml").write_bytes(MAIL)
+        os.chown(bench.top / f"b{number}.eml", 65534, 65534)
+    await bench.passes(600)
+    assert len(bench.said["pickup_refused"]) == 2
+
+
+async def test_bad_files_count_and_files_that_stay_do_not(bench: Bench) -> None:
+    """Whatever leaves the folder has been handed in; what is refused in place uses nobody's rate up."""
+    bench.paces = Paces(Rate(2, 60.0))
+    os.mkfifo(bench.top / "a.eml")
+    for number, data in enumerate((b"", MAIL, MAIL)):
+        (bench.top / f"{number}.eml").write_bytes(data)
+        os.utime(bench.top / f"{number}.eml", (number, number))
+    await bench.start()
+    assert (bench.failed, bench.queued) == (["0.eml"], ["1.eml"])
+    await bench.passes(60)
+    assert bench.queued == ["1.eml", "2.eml"]
+
+
+# -- idempotency keys and results ----------------------------------------------------------------------------------
+
+
+def keyed(key: str = "order-42") -> bytes:
+    return SIDECAR[:-1] + b', "idempotency_key": "%s"}' % key.encode()
+
+
+async def test_the_same_key_again_is_dropped(bench: Bench) -> None:
+    """Within 24 hours, whatever the file is called and also after a restart; both of its files are gone."""
+    for name in ("a", "b"):
+        (bench.top / f"{name}.env.json").write_bytes(keyed())
+        (bench.top / f"{name}.eml").write_bytes(MAIL)
+    await bench.start()
+    first = bench.said["message_queued"][0]["queue_id"]
+    assert bench.queued == ["a.eml"]
+    bench.loop.close()
+    await bench.end()
+    await bench.reopen()
+    bench.stop.clear()
+    (bench.new / "c.env.json").write_bytes(keyed())
+    (bench.new / "c").write_bytes(MAIL)
+    await bench.start()
+    assert bench.queued == ["a.eml"]
+    said = bench.said["message_duplicate"]
+    assert [(one["file"], one["queue_id"], one["uid"]) for one in said] == [
+        ("b.eml", first, os.getuid()),
+        ("c", first, os.getuid()),
+    ]
+    assert not [path for path in bench.tree() if path.startswith("pickup")]
+    bench.clock.wall += 86_401
+    (bench.top / "d.env.json").write_bytes(keyed())
+    (bench.top / "d.eml").write_bytes(MAIL)
+    await bench.passes()
+    assert bench.queued == ["a.eml", "d.eml"]
+
+
+async def test_a_key_is_its_owners_and_its_producers(bench: Bench) -> None:
+    """Nobody uses up another's keys: the same text from another folder, or by another user, is another key."""
+    bench.rules = producers(Producer("erp"))
+    await bench.start()
+    for name in ("a", "erp/a", *(["new/b"] if ROOT else [])):
+        for path, data in ((f"{name}.env.json", keyed()), (f"{name}.eml", MAIL)):
+            (bench.top / path).write_bytes(data)
+            if name == "new/b":
+                os.chown(bench.top / path, 65534, 65534)
+    await bench.passes()
+    assert len(bench.queued) == 2 + ROOT
+    assert "message_duplicate" not in bench.said
+
+
+async def test_a_key_of_a_file_that_failed_is_not_used_up(bench: Bench) -> None:
+    """What was never taken may be handed in again, mended, under the same key."""
+    (bench.top / "a.env.json").write_bytes(keyed())
+    (bench.top / "a.eml").write_bytes(b"")
+    await bench.start()
+    (bench.top / "a.env.json").write_bytes(keyed())
+    (bench.top / "a.eml").write_bytes(MAIL)
+    await bench.passes()
+    assert (bench.failed, bench.queued) == (["a.eml"], ["a.eml"])
+
+
+async def test_a_result_tells_whose_file_became_what(bench: Bench) -> None:
+    """Failed at once and dropped as a duplicate; for what waits, the name is remembered until the end."""
+    bench.rules = producers(Producer("erp"), results=True)
+    bench.queue.results = Results(bench.directory)
+    await bench.start()
+    (bench.top / "erp" / "bad.eml").write_bytes(b"")
+    (bench.top / "plain.eml").write_bytes(MAIL)
+    for name in ("one", "two"):
+        (bench.top / "erp" / f"{name}.env.json").write_bytes(keyed())
+        (bench.top / "erp" / f"{name}.eml").write_bytes(MAIL)
+    await bench.passes()
+    results = {path.name: json.loads(path.read_bytes()) for path in (bench.directory / "results").rglob("*.json")}
+    assert {name: one["status"] for name, one in results.items()} == {"bad.json": "refused", "two.json": "duplicate"}
+    first = next(one["queue_id"] for one in bench.said["message_queued"] if one["file"] == "one.eml")
+    assert results["two.json"]["queue_id"] == first
+    bench.queue.results = None
+    await bench.reopen()
+    found = {entry.message.file: entry.message.producer for entry in await entries(bench.queue)}
+    assert found == {"plain.eml": "", "one.eml": "erp"}
+
+
+async def test_a_forbidden_sender_stays_forbidden_when_it_is_tried_again(bench: Bench) -> None:
+    """`retry` reads the file anew, under the rules of its folder as they are by then, and never under pickup's."""
+    bench.rules = producers(Producer("erp", "pickup", ("@example.org",)))
+    bench.queue.set_reading(bench.rules.reading)
+    await bench.start()
+    (bench.top / "erp" / "a.eml").write_bytes(BLOCK)
+    await bench.passes()
+    (entry,) = await entries(bench.queue, failed=True)
+    queue_id = entry.message.queue_id
+
+    async def tried_again(*named: Producer) -> str:
+        bench.queue.set_reading(Reading(named=named))
+        answers = await bench.queue.change(Verb.RETRY, [queue_id])
+        return answers[queue_id]
+
+    erp = bench.rules.reading.named[0]
+    assert "[pickup.erp] allowed_senders does not allow" in await tried_again(erp)
+    assert "the configuration has no [pickup.erp] any more" in await tried_again()
+    assert await tried_again(replace(erp, allowed_senders=("@example.org", "@example.com"))) == ""
+    message = await claimed(bench.queue)
+    assert (message.rule, message.envelope.recipients) == ("pickup", ("block@example.org",))

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import grp
 import os
+import pwd
 import socket
-from contextlib import suppress
+import stat
+from contextlib import closing, suppress
 from pathlib import Path
 
-from mailrelayd import durable
+from mailrelayd import acl, durable
+from mailrelayd.config.relaying import PickupFolder
 from mailrelayd.config.settings import Settings
+from mailrelayd.outbound.results import FOLDER_MODE
 from mailrelayd.outbound.spool import SpoolError
 
 PICKUP_MODE = 0o3730  # setgid: the group stays; sticky: nobody removes another's file; no listing
@@ -40,26 +44,94 @@ def prepare_folders(settings: Settings) -> None:
     Raises SpoolError.
     """
     directory = settings.spool.directory
+    pickup = directory / "pickup"
     try:
-        durable.make_folder(settings.state.directory, 0o750)
+        durable.make_folder(settings.state.directory, 0o711)  # consumers and submit.sock are below it
         durable.make_folder(directory, 0o755)
         group = _group(PICKUP_GROUP)
-        for path in (directory / "pickup", directory / "pickup" / "tmp", directory / "pickup" / "new"):
+        for path in (pickup, pickup / "tmp", pickup / "new"):
             if not path.is_dir():
                 durable.make_folder(path, PICKUP_MODE)
                 if group is not None:
                     with suppress(PermissionError):
                         os.chown(path, -1, group)
                         path.chmod(PICKUP_MODE)  # a change of group clears the setgid bit
+        for name, section in settings.pickup.items():
+            group = _group_of(section, f"pickup.{name}.group", pickup)
+            _prepare_producer(pickup, name, group)
+            if group != pickup.stat().st_gid:
+                _let_through(pickup, group, f"pickup.{name}.group")
+                if settings.spool.results:
+                    # With its mode first: afterwards chmod would change what the list grants at most, not its group.
+                    _open_to(directory / "results", pickup.stat().st_gid, FOLDER_MODE)
+                    _let_through(directory / "results", group, f"pickup.{name}.group")
         durable.make_folder(directory / "queue", 0o700)
-        for path in (directory / "pickup", directory / "pickup" / "new"):
-            _try_rename(path, directory / "queue")
+        for name in ("", *settings.pickup):
+            _try_rename(pickup / name, directory / "queue")
+            _try_rename(pickup / name / "new", directory / "queue")
     except OSError as error:
         where = error.filename or directory
         raise SpoolError(
             f"{where}: {error.strerror}: the daemon must own the folders below [spool] and [state] directory, "
             "and they must lie on one mount each"
         ) from error
+
+
+def _prepare_producer(pickup: Path, name: str, group: int) -> None:
+    """The folders of [pickup.NAME], open to its group at last: until they are ours, anybody could make them theirs."""
+    top, owner = pickup / name, pickup.stat().st_uid
+    folders = (top, top / "tmp", top / "new")
+    for path in folders:
+        durable.make_folder(path, 0o700)
+        figures = path.lstat()
+        if not stat.S_ISDIR(figures.st_mode) or figures.st_uid != owner:
+            raise SpoolError(
+                f"pickup.{name}: {path} is not a folder of the daemon's user but something that "
+                f"{_user(figures.st_uid)} put there: move it away, and it is made anew"
+            )
+    for path in reversed(folders):
+        _open_to(path, group, PICKUP_MODE)
+
+
+def _open_to(path: Path, group: int, mode: int) -> None:
+    durable.make_folder(path, 0o700)
+    with closing(durable.Folder(path)) as folder:
+        folder.give_to(group, mode)
+
+
+def _let_through(path: Path, group: int, key: str) -> None:
+    """Members of a group that is not the folder's own reach the one of theirs in it, and nothing else."""
+    try:
+        acl.let_through(path, [group])
+    except OSError as error:
+        raise SpoolError(
+            f"{key}: its members cannot get through {path}, which is closed to them, and no access list can be set "
+            f"there ({error.strerror}): leave the key out and make them members of {PICKUP_GROUP}, or let everybody "
+            f"pass: chmod o+x {path}"
+        ) from error
+
+
+def _group_of(section: PickupFolder, key: str, pickup: Path) -> int:
+    """The number of a producer's group; that of pickup/ itself where none is named. Raises SpoolError."""
+    if not section.group:
+        return pickup.stat().st_gid
+    group = _group(section.group)
+    if group is None:
+        raise SpoolError(f"{key}: this machine has no group {section.group}: groupadd --system {section.group}")
+    if os.geteuid() != 0 and group not in (os.getegid(), *os.getgroups()):
+        user = _user(os.geteuid())
+        raise SpoolError(
+            f"{key}: the daemon's user {user} is no member of {section.group}: "
+            f"usermod --append --groups {section.group} {user}, then restart (a reload does not learn of it)"
+        )
+    return group
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def _group(name: str) -> int | None:

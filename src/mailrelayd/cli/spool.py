@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser], comm
         "Exit status 65 where the file would be refused.",
     )
     explain.add_argument("file", metavar="FILE", type=Path)
+    explain.add_argument("--producer", metavar="NAME", help="as if it stood in the folder of [pickup.NAME]")
     explain.add_argument("--json", action="store_true", help="as a JSON object")
     explain.set_defaults(run=run)
 
@@ -31,25 +33,38 @@ def run(arguments: argparse.Namespace) -> int:
     from mailrelayd.cli import failure
     from mailrelayd.cli.daemonside import CommandError, settings_of
     from mailrelayd.clock import SystemClock
-    from mailrelayd.daemon import rules_of
-    from mailrelayd.outbound.examine import Examiner, is_candidate
+    from mailrelayd.outbound.examine import Examiner
+    from mailrelayd.outbound.inlets import Inlet
+    from mailrelayd.terms import rules_of
 
     try:
         settings = settings_of(arguments)
     except CommandError as error:
         return error.report()
     file: Path = arguments.file
+    rules = rules_of(settings)
+    name, maildir = _place(settings.spool.directory / "pickup", file.parent)
+    name = name if arguments.producer is None else arguments.producer
+    producer = next((one for one in rules.reading.producers if one.name == name), None)
+    if producer is None:
+        return failure(
+            os.EX_CONFIG,
+            f"the configuration has no [pickup.{name}]: the folder pickup/{name} is not read",
+            "names there are: " + (", ".join(one.name for one in rules.reading.named) or "none"),
+        )
     try:
         folder = durable.Folder(file.parent)
     except OSError as error:
-        return failure(os.EX_NOINPUT, f"{file.parent}: {error.strerror}")
+        return failure(
+            os.EX_NOINPUT, f"{file.parent}: {error.strerror}", _CLOSED if not os.access(file.parent, 4) else ""
+        )
     try:
-        maildir = file.parent.name == "new"
-        verdict = Examiner(rules_of(settings), SystemClock()).look(folder, file.name, renamed=True)
+        inlet = Inlet(folder, producer, maildir)
+        verdict = Examiner(rules, SystemClock()).look(inlet, file.name, renamed=True)
         if verdict is None:
             return failure(os.EX_NOINPUT, f"{file}: no such file")
-        told = _told(verdict, settings.account)
-        if not is_candidate(file.name, maildir=maildir):
+        told = {"producer": producer.name, **_told(verdict, settings.account)}
+        if not inlet.is_candidate(file.name):
             told["note"] = "this name is never taken: it must end in .eml and not begin with . or ~ (or stand in new/)"
     except OSError as error:
         return failure(os.EX_NOINPUT, f"{file}: {error.strerror}")
@@ -60,6 +75,16 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print("\n".join(_as_text(file, told)))
     return os.EX_OK if told["verdict"] in ("taken", "waits") else os.EX_DATAERR
+
+
+def _place(pickup: Path, folder: Path) -> tuple[str, bool]:
+    """Whose folder this is ("": pickup/ itself, or none of ours), and whether any name in it counts."""
+    try:
+        below = folder.resolve().relative_to(pickup.resolve()).parts
+    except ValueError:
+        return "", folder.name in ("new", "tmp")
+    maildir = below[-1:] in (("new",), ("tmp",))  # in tmp/ a file is asked about before it is renamed
+    return "/".join(below[: len(below) - maildir]), maildir
 
 
 def _told(verdict: object, account: Any) -> dict[str, Any]:
@@ -79,6 +104,7 @@ def _told(verdict: object, account: Any) -> dict[str, Any]:
                 "recipients": list(derived.envelope.recipients),
                 "stripped": list(derived.stripped),
                 "not_before": sidecar.not_before if sidecar and sidecar.not_before else None,
+                "idempotency_key": sidecar.key if sidecar and sidecar.key else None,
             }
         case Later(why=why):
             return {"verdict": "waits", "reason": why}
@@ -93,6 +119,8 @@ def _as_text(file: Path, told: dict[str, Any]) -> list[str]:
     from mailrelayd.operate.log import escape
 
     lines = [f"{file}: {_VERDICTS[told['verdict']]}"]
+    if told["producer"]:
+        lines.append(f"  folder      pickup/{told['producer']}, [pickup.{told['producer']}]")
     if told["verdict"] == "taken":
         lines.append(f"  rule        {told['rule']}: {_RULES[told['rule']]}")
         lines.append(f"  sender      <{told['sender']}> (from {told['sender_from']})")
@@ -100,6 +128,11 @@ def _as_text(file: Path, told: dict[str, Any]) -> list[str]:
             lines.append(f"              <{told['sender_on_the_wire']}> on the wire (from_address, rewrite_from)")
         lines.extend(f"  recipient   <{recipient}>" for recipient in told["recipients"])
         lines.append(f"  stripped    {', '.join(told['stripped']) or 'nothing'}")
+        if told["not_before"]:
+            at = datetime.fromtimestamp(min(max(told["not_before"], 0.0), 2**37), UTC)  # a wish may be beyond any date
+            lines.append(f"  not before  {at:%Y-%m-%d %H:%M:%S} UTC")
+        if told["idempotency_key"]:
+            lines.append(f"  key         {told['idempotency_key']}: used within 24 hours, it would be dropped")
     else:
         lines.append(f"  reason      {told['reason']}")
         if told.get("hint"):
@@ -109,6 +142,7 @@ def _as_text(file: Path, told: dict[str, Any]) -> list[str]:
     return [escape(line) for line in lines]
 
 
+_CLOSED = "producers cannot list the pickup folder: explain a copy of the file, or ask as the daemon's user"
 _VERDICTS = {
     "taken": "would be taken",
     "waits": "would wait",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from mailrelayd.outbound.addresses import AddressError, canonical, read_list, read_path, shown, unique
+from mailrelayd.outbound.addresses import AddressError, canonical, matches, read_list, read_path, shown, unique
 from mailrelayd.outbound.headers import (
     APPROVAL_FIELDS,
     Field,
@@ -28,6 +28,9 @@ from mailrelayd.outbound.values import Envelope
 EnvelopeRule = Literal["headers", "pickup"]
 
 MAX_SIDECAR = 1024 * 1024  # bytes
+MAX_KEY = 200  # characters of an idempotency key
+
+_KEYS = ("mail_from", "rcpt_to", "not_before", "idempotency_key")
 
 _RFC3339 = re.compile(
     r"(\d{4}-\d{2}-\d{2})[Tt ](\d{2}:\d{2}:\d{2})(\.\d+)?([Zz]|[+-]\d{2}:\d{2})", re.ASCII
@@ -35,11 +38,21 @@ _RFC3339 = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
+class Producer:
+    """Who writes into a folder: [pickup.NAME], or everybody, with the name "", for pickup/ itself."""
+
+    name: str = ""
+    envelope: EnvelopeRule = "headers"
+    allowed_senders: tuple[str, ...] = ()  # patterns as in addresses.matches; none: anybody
+
+
+@dataclass(frozen=True, slots=True)
 class Sidecar:
-    """What NAME.env.json says. `not_before`: seconds since the epoch, 0.0 where nothing is said."""
+    """What NAME.env.json says. `not_before`: seconds since the epoch, 0.0 where nothing is said; `key` likewise ""."""
 
     envelope: Envelope
     not_before: float = 0.0
+    key: str = ""  # the idempotency key, as its producer wrote it
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +70,7 @@ class _RefusedError(Exception):
 
 
 def parse_sidecar(data: bytes) -> Sidecar | Unreadable:
-    """Read the bytes of NAME.env.json: `mail_from`, `rcpt_to` and, if wanted, `not_before`; nothing else."""
+    """Read the bytes of NAME.env.json: the keys of `_KEYS` and no others, the first two of them required."""
     try:
         return _sidecar(data)
     except _RefusedError as error:
@@ -71,16 +84,30 @@ def read_envelope(
     sidecar: Sidecar | None = None,
     from_address: str = "",
     rewrite_from: RewriteFrom = "envelope",
+    producer: Producer | None = None,
+    may_ask: bool = False,
 ) -> Derived | Unreadable:
-    """The envelope of a file in a folder whose `envelope` setting is `rule`.
+    """The envelope of a file in a folder whose `envelope` setting is `rule`; `producer`: whose folder, if anybody's.
 
     In a "pickup" folder a file without block is read by its header, as any other. The sender is the file's own:
-    `from_address` stands in only where the file names none (see `rewrite` for the rest).
+    `from_address` stands in only where the file names none (see `rewrite` for the rest). `may_ask`: whoever calls
+    sees to requests for approval; else they are refused.
     """
     try:
-        return _derive(header, rule, sidecar, from_address if rewrite_from != "never" else "")
+        # Sent as plain mail, such a request would ask for an answer that nobody reads.
+        if not may_ask and (request := header.named(*APPROVAL_FIELDS)):
+            raise _RefusedError(not_enabled(request[0]))
+        derived = _derive(header, rule, sidecar, from_address if rewrite_from != "never" else "")
+        if producer is not None and producer.allowed_senders:
+            _check_senders(header, derived, producer)
     except _RefusedError as error:
         return Unreadable(str(error))
+    return derived
+
+
+def not_enabled(field: Field) -> str:
+    """Why a message with this field is refused where nobody can open requests for approval."""
+    return f"approvals are not enabled, and the header has {field.name}: remove it to send"
 
 
 def rewrite(envelope_sender: str, from_address: str, rewrite_from: RewriteFrom) -> str:
@@ -91,15 +118,28 @@ def rewrite(envelope_sender: str, from_address: str, rewrite_from: RewriteFrom) 
 
 
 def _derive(header: Header, rule: EnvelopeRule, sidecar: Sidecar | None, stand_in: str) -> Derived:
-    # Sent as plain mail, such a request would ask for an answer that nobody reads.
-    if request := header.named(*APPROVAL_FIELDS):
-        raise _RefusedError(f"approvals are not enabled, and the header has {request[0].name}: remove it to send")
     stripped = removed(header, pickup=rule == "pickup")
     if sidecar is not None:
         return Derived(sidecar.envelope, "sidecar", "sidecar", stripped)
     if rule == "pickup" and (block := pickup_block(header)):
         return Derived(_from_block(block), "pickup", "X-Sender", stripped)
     return _from_header(header, stripped, stand_in)
+
+
+def _check_senders(header: Header, derived: Derived, producer: Producer) -> None:
+    """Whoever is named as sender anywhere, to the server or to people, must be allowed; somebody must be named."""
+    named = [(derived.sender_from, derived.envelope.sender)] if derived.envelope.sender else []
+    if derived.sender_from == "from_address":
+        named = []  # the configuration's own, where the file names nobody
+    fields = header.named("from", "sender", "resent-from", "resent-sender")
+    named += [(field.name, address) for field in fields for address in _list(field)]
+    key = f"[pickup.{producer.name}] allowed_senders"
+    for where, address in named:
+        if not matches(address, producer.allowed_senders):
+            whose = "the sidecar" if where == "sidecar" else where
+            raise _RefusedError(f"{whose} names {shown(address)} as sender, which {key} does not allow in this folder")
+    if not named and derived.sender_from != "from_address":
+        raise _RefusedError(f"the null sender, and no From: {key} cannot tell whether it is allowed in this folder")
 
 
 def _from_block(block: tuple[Field, ...]) -> Envelope:
@@ -113,7 +153,7 @@ def _from_block(block: tuple[Field, ...]) -> Envelope:
 
 
 def _from_header(header: Header, stripped: tuple[str, ...], stand_in: str) -> Derived:
-    resent = _topmost_resent(header)
+    resent = topmost_resent(header)
     if resent:
         rule, kinds, fields = "resent", ("resent-to", "resent-cc", "resent-bcc"), resent
     else:
@@ -126,7 +166,7 @@ def _from_header(header: Header, stripped: tuple[str, ...], stand_in: str) -> De
     return Derived(Envelope(sender, recipients), rule, sender_from, stripped)
 
 
-def _topmost_resent(header: Header) -> tuple[Field, ...]:
+def topmost_resent(header: Header) -> tuple[Field, ...]:
     """The latest resending (RFC 5322 section 3.6.6): each prepends its block, each name stands once in a block.
 
     Fields of other names may stand in between, since not every producer keeps a block together, but not a Received:
@@ -195,10 +235,10 @@ def _sidecar(data: bytes) -> Sidecar:
         raise _RefusedError("it is not JSON of a sane size") from None
     if not isinstance(document, dict):
         raise _RefusedError('it must be an object: {"mail_from": "...", "rcpt_to": ["..."]}')
-    if unknown := sorted(set(document) - {"mail_from", "rcpt_to", "not_before"}):
+    if unknown := sorted(set(document) - set(_KEYS)):
         names = ", ".join(shown(key) for key in unknown[:10])
-        raise _RefusedError(f"unknown key {names}: known are mail_from, rcpt_to, not_before")
-    for key in ("mail_from", "rcpt_to"):
+        raise _RefusedError(f"unknown key {names}: known are {', '.join(_KEYS)}")
+    for key in _KEYS[:2]:
         if key not in document:
             raise _RefusedError(f"{key} is missing")
     sender, recipients = document["mail_from"], document["rcpt_to"]
@@ -210,7 +250,11 @@ def _sidecar(data: bytes) -> Sidecar:
         "" if sender in ("", "<>") else _address("mail_from", sender),
         unique(_address("rcpt_to", recipient) for recipient in recipients),
     )
-    return Sidecar(envelope, _instant(document["not_before"]) if "not_before" in document else 0.0)
+    return Sidecar(
+        envelope,
+        _instant(document["not_before"]) if "not_before" in document else 0.0,
+        _key(document["idempotency_key"]) if "idempotency_key" in document else "",
+    )
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -226,6 +270,12 @@ def _address(key: str, address: str) -> str:
         return canonical(address[1:-1] if address.startswith("<") and address.endswith(">") else address)
     except AddressError as error:
         raise _RefusedError(f"{key}: {error}") from None
+
+
+def _key(text: object) -> str:
+    if not isinstance(text, str) or not 1 <= len(text) <= MAX_KEY or not text.isprintable():
+        raise _RefusedError(f"idempotency_key must be a text of 1 to {MAX_KEY} printable characters")
+    return text
 
 
 def _instant(text: object) -> float:

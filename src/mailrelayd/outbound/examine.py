@@ -15,30 +15,25 @@ from functools import lru_cache
 from mailrelayd import durable
 from mailrelayd.clock import Clock
 from mailrelayd.outbound.envelope import MAX_SIDECAR, Derived, Sidecar, parse_sidecar, read_envelope
-from mailrelayd.outbound.headers import Unreadable, pickup_block
+from mailrelayd.outbound.headers import Header, Unreadable, pickup_block
+from mailrelayd.outbound.inlets import Inlet
 from mailrelayd.outbound.record import Claim
 from mailrelayd.outbound.stored import ORPHAN, Reading, header_of, stamp_of
 
 LINKED = 60.0  # seconds that a second link may last: some uploads link the final name, then unlink the first
-NOT_FINAL = (".tmp", ".part", ".partial", ".filepart", ".swp", ".crdownload", ".env.json")
-
-
-def is_candidate(name: str, *, maildir: bool) -> bool:
-    """Whether a name may be a message at all: `*.eml` at the top, any final name in new/."""
-    lower = name.lower()
-    if name.startswith((".", "~")) or lower.endswith(NOT_FINAL):
-        return False
-    return maildir or lower.endswith(".eml")
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
     """A file that may be taken now."""
 
-    figures: os.stat_result
+    uid: int  # whose file it is
+    inode: int
+    size: int
     derived: Derived
     sidecar: Sidecar | None
     claim: Claim | None
+    header: Header
     has_block: bool  # an X-Sender block stands at the top, whether or not it counts here
     stamp: tuple[int, int, int] | None  # where its producer may still hold it open
 
@@ -65,6 +60,7 @@ class Unusable:
     """Can never be sent as it is: goes to failed/ with this sentence."""
 
     detail: str
+    uid: int
     claim: Claim | None = None  # its sidecar, which goes with it
 
 
@@ -76,6 +72,8 @@ class Rules:
     settle: float = 2.0
     max_message_size: int = 50 << 20
     min_free: int = 0
+    approvals: bool = False  # [approvals]: files may ask for approval
+    results: bool = False  # [spool] results: a file's own name has to be remembered until the end
 
 
 @lru_cache(maxsize=256)
@@ -96,13 +94,14 @@ class Examiner:
         self._seen: dict[tuple[int, str], tuple[tuple[int, ...], float]] = {}
         self._linked: dict[tuple[int, str], float] = {}
 
-    def forget(self, folder: durable.Folder, name: str) -> None:
+    def forget(self, inlet: Inlet, name: str) -> None:
         """The file has been taken, or is gone."""
-        self._seen.pop((folder.fd, name), None)
-        self._linked.pop((folder.fd, name), None)
+        self._seen.pop((inlet.folder.fd, name), None)
+        self._linked.pop((inlet.folder.fd, name), None)
 
-    def look(self, folder: durable.Folder, name: str, *, renamed: bool) -> Ready | Later | Refused | Unusable | None:
+    def look(self, inlet: Inlet, name: str, *, renamed: bool) -> Ready | Later | Refused | Unusable | None:
         """What to do with this name; None: there is nothing (any more). `renamed`: it arrived in one step."""
+        folder = inlet.folder
         figures = folder.stat(name)
         if figures is None:
             return None
@@ -126,41 +125,45 @@ class Examiner:
             mode = stat.S_IMODE(figures.st_mode)
             return Refused(
                 f"cannot be read: mode {mode:04o}, owner {owner}",
-                "the producer must make it readable for the group, e.g. os.fchmod(fd, 0o640) before the rename",
+                "the producer must make it readable for the group, e.g. os.fchmod(fd, 0o640) before the rename, "
+                "or hand it in by `mailrelayd submit`",
                 owner,
             )
         try:
-            return self._open(folder, name, descriptor, renamed=renamed)
+            return self._open(inlet, name, descriptor, renamed=renamed)
         finally:
             os.close(descriptor)
 
-    def _open(
-        self, folder: durable.Folder, name: str, descriptor: int, *, renamed: bool
-    ) -> Ready | Later | Refused | Unusable:
+    def _open(self, inlet: Inlet, name: str, descriptor: int, *, renamed: bool) -> Ready | Later | Refused | Unusable:
         if not renamed and durable.being_written(descriptor):
             return Later(max(self.rules.settle, 0.1), "its producer holds a lock on it")
         figures = os.fstat(descriptor)
-        found = self._sidecar(folder, name, figures)
+        found = self._sidecar(inlet, name, figures)
         if isinstance(found, Refused | Unusable):
             return found
         sidecar, claim = found
         if figures.st_size == 0:
-            return Unusable("the file is empty", claim)
+            return Unusable("the file is empty", figures.st_uid, claim)
         header = header_of(descriptor)
         if isinstance(header, Unreadable):
-            return Unusable(header.reason, claim)
+            return Unusable(header.reason, figures.st_uid, claim)
         reading = self.rules.reading
         derived = read_envelope(
             header,
-            reading.rule,
+            inlet.producer.envelope,
             sidecar=sidecar,
             from_address=reading.from_address,
             rewrite_from=reading.rewrite_from,
+            producer=inlet.producer,
+            may_ask=self.rules.approvals,
         )
         if isinstance(derived, Unreadable):
-            return Unusable(derived.reason, claim)
+            return Unusable(derived.reason, figures.st_uid, claim)
+        if sidecar is None and header.fields[0].key == "content-type" and _ends_as_djangos(descriptor, figures.st_size):
+            return Unusable(_DJANGO, figures.st_uid, claim)
         stamp = None if renamed else stamp_of(figures)
-        return Ready(figures, derived, sidecar, claim, bool(pickup_block(header)), stamp)
+        has_block = bool(pickup_block(header))
+        return Ready(figures.st_uid, figures.st_ino, figures.st_size, derived, sidecar, claim, header, has_block, stamp)
 
     def _is_old(self, figures: os.stat_result) -> bool:
         """Older than `settle` by both times: the mtime can be set back (cp -p), the ctime cannot."""
@@ -190,9 +193,10 @@ class Examiner:
         )
 
     def _sidecar(
-        self, folder: durable.Folder, name: str, figures: os.stat_result
+        self, inlet: Inlet, name: str, figures: os.stat_result
     ) -> tuple[Sidecar | None, Claim | None] | Refused | Unusable:
         """NAME.env.json beside NAME or NAME.eml. It speaks for the message only if the same user wrote it."""
+        folder = inlet.folder
         stem = name[:-4] if name.lower().endswith(".eml") else name
         beside = next((n for n in dict.fromkeys((stem + ORPHAN, name + ORPHAN)) if folder.stat(n)), None)
         if beside is None:
@@ -209,12 +213,24 @@ class Examiner:
             data = folder.read(beside, limit=MAX_SIDECAR + 1)
         except OSError as error:
             return Refused(f"waits: its sidecar {beside} cannot be read ({error.strerror})", "chmod g+r", owner)
-        below = "new" if folder.path.name == "new" else ""
-        claim = Claim(below, beside, there.st_ino, there.st_ctime_ns)
+        claim = Claim(inlet.below, beside, there.st_ino, there.st_ctime_ns)
         sidecar = parse_sidecar(data)
-        return Unusable(sidecar.reason, claim) if isinstance(sidecar, Unreadable) else (sidecar, claim)
+        if isinstance(sidecar, Unreadable):
+            return Unusable(sidecar.reason, figures.st_uid, claim)
+        return sidecar, claim
 
 
+def _ends_as_djangos(descriptor: int, size: int) -> bool:
+    return durable.read_at(descriptor, max(size - len(_DASHES), 0), len(_DASHES)) == _DASHES
+
+
+# Django's "filebased" backend begins with what email.message writes first and ends each mail so. Sent as one mail, the
+# second would go to the first one's recipients.
+_DASHES = b"\n" + b"-" * 79 + b"\n"
+_DJANGO = (
+    "it ends with the 79 dashes of Django's file backend, which puts several mails into one file and leaves out Bcc: "
+    "hand in one mail per file, or use another backend"
+)
 _KINDS = {
     stat.S_IFLNK: "a symbolic link",
     stat.S_IFIFO: "a FIFO",

@@ -1,4 +1,4 @@
-"""The pickup folder's loop: events and sweeps in, claimed messages out.
+"""The loop over all pickup folders: events and sweeps in, claimed messages out.
 
 inotify only says where to look first; the sweep is the truth. One bad entry never stops the others, and nothing that
 is not taken is ever changed.
@@ -7,76 +7,57 @@ is not taken is ever changed.
 from __future__ import annotations
 
 import asyncio
-import errno
-import stat
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from asyncinotify import Inotify, Mask
 
 from mailrelayd import durable
 from mailrelayd.clock import Clock
+from mailrelayd.config.units import write_rate
 from mailrelayd.operate import events
-from mailrelayd.outbound import queueid
-from mailrelayd.outbound.examine import Examiner, Later, Refused, Rules, Unusable, is_candidate
+from mailrelayd.outbound.examine import Later, Refused, Rules, owner_name
+from mailrelayd.outbound.inlets import Contents, Inlet, contents, open_inlets, unread_folders
+from mailrelayd.outbound.pace import Paces
 from mailrelayd.outbound.spool import Spool
-from mailrelayd.outbound.stored import ORPHAN
-from mailrelayd.outbound.values import Progress, QueuedMessage
+from mailrelayd.outbound.taking import Duplicate, Failed, Result, Slowed, Taken, Taker, Trouble
 
 SWEEP = 30.0  # seconds between two looks at everything (network file systems give no events)
-ORPHANED = 36 * 3600.0  # seconds after which a sidecar without message is put aside
 BLIND_SWEEP = 2.0  # the same where the kernel gives no events at all
 PIECE = 50  # files taken in one go, so that a burst does not make the first of it wait
 WATCHED = Mask.MOVED_TO | Mask.CLOSE_WRITE | Mask.CREATE
 
-
-@dataclass(frozen=True, slots=True)
-class _Taken:
-    name: str
-    message: QueuedMessage
-    uid: int
-    stamp: tuple[int, int, int] | None
+_Key = tuple[int, str]  # an inlet's descriptor and a name in it
+_STRAYS = ""  # stands for an inlet's files of names that are never taken
 
 
-@dataclass(frozen=True, slots=True)
-class _Failed:
-    name: str
-    queue_id: str
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Trouble:
-    name: str
-    error: OSError
-
-
-_ALONE = "a sidecar whose message never came"
-
-
-def _refused(trouble: _Trouble) -> Refused:
+def _refused(trouble: Trouble) -> Refused:
     reason = f"cannot be taken: {trouble.error.strerror}"
     return Refused(reason, "look at the file system; it is tried again", "")
-
-
-_Result = _Taken | _Failed | _Trouble | Later | Refused
 
 
 class Pickup:
     """The loop: events and sweeps in, claimed messages out, in order of (mtime, name)."""
 
-    def __init__(self, directory: Path, spool: Spool, rules: Rules, clock: Clock) -> None:
-        """Raises OSError where pickup/, pickup/tmp or pickup/new is not there."""
-        self._top = durable.Folder(directory)
-        self._new = durable.Folder(directory / "new")
+    def __init__(self, directory: Path, spool: Spool, rules: Rules, clock: Clock, paces: Paces | None = None) -> None:
+        """Raises OSError where pickup/ or a producer's folder, its tmp or new is not there.
+
+        `paces`: what each user has handed in lately, with [guard] producer_rate.
+        """
+        self._directory = directory
+        self._inlets = open_inlets(directory, rules.reading.producers)
+        self._by_path = {inlet.folder.path: inlet for inlet in self._inlets.values()}
         self._spool = spool
         self._clock = clock
-        self._examiner = Examiner(rules, clock)
         self._rules = rules
-        self._hints: dict[tuple[int, str], bool] = {}  # (folder, name) -> it came by rename
-        self._again: dict[tuple[int, str], float] = {}  # when to look again, on clock.monotonic()
-        self._told: dict[tuple[int, str], str] = {}  # what was said about a file that stays
+        self._paces = paces or Paces(None)
+        self._taker = Taker(spool, rules, clock, self._paces)
+        self._hints: dict[_Key, bool] = {}  # it came by rename
+        self._again: dict[_Key, float] = {}  # when to look again, on clock.monotonic()
+        self._told: dict[_Key, str] = {}  # what was said about a file that stays
+        self._slowed: dict[_Key, int] = {}  # files that wait for [guard] producer_rate, and whose they are
+        self._told_slow: set[int] = set()  # whose waiting was spoken of
+        self._unread_named = False
         self._overflowed = False
         self._full = False
         self._news = asyncio.Event()
@@ -88,8 +69,8 @@ class Pickup:
 
     def close(self) -> None:
         """Give the descriptors back."""
-        self._top.close()
-        self._new.close()
+        for inlet in self._inlets.values():
+            inlet.folder.close()
 
     def wake(self) -> None:
         """Look again: `stop` was set."""
@@ -97,7 +78,8 @@ class Pickup:
 
     async def run(self, stop: asyncio.Event, beat: Callable[[float], None]) -> None:
         """Take what is ready until `stop`. `beat` is told within how many seconds it will be called again."""
-        reader = self._watch()
+        inotify = self._watch()
+        reader = asyncio.create_task(self._hear(inotify), name="inotify") if inotify else None
         try:
             sweep_at = self._clock.monotonic()
             while not stop.is_set():
@@ -123,32 +105,33 @@ class Pickup:
             if reader is not None:
                 reader.cancel()
                 await asyncio.wait([reader])
+            if inotify is not None:
+                inotify.close()
 
-    def _watch(self) -> asyncio.Task[None] | None:
+    def _watch(self) -> Inotify | None:
         """Listen to the kernel's events. Where it has no more to give (fs.inotify limits), sweeps have to do."""
+        inotify: Inotify | None = None
         try:
             inotify = Inotify()
+            for path in self._by_path:  # before the first sweep: what comes while it looks is told by an event
+                inotify.add_watch(path, WATCHED)
         except OSError as error:
             events.queue_trouble(doing="watch the pickup folder", reason=error.strerror or str(error))
+            if inotify is not None:
+                inotify.close()
             return None
-        return asyncio.create_task(self._listen(inotify), name="inotify")
-
-    async def _listen(self, inotify: Inotify) -> None:
-        with inotify:
-            for folder in (self._top, self._new):
-                inotify.add_watch(folder.path, WATCHED)
-            await self._hear(inotify)
+        return inotify
 
     async def _hear(self, inotify: Inotify) -> None:
         async for event in inotify:
-            if event.name is None or event.watch is None:  # the kernel's queue overflowed: the sweep finds the rest
+            inlet = self._by_path.get(event.watch.path) if event.watch is not None else None
+            if event.name is None or inlet is None:  # the kernel's queue overflowed: the sweep finds the rest
                 self._overflowed = True
             else:
-                folder = self._new if event.watch.path == self._new.path else self._top
                 name = str(event.name)
-                if is_candidate(name, maildir=folder is self._new):
+                if inlet.is_candidate(name):
                     renamed = bool(event.mask & Mask.MOVED_TO)
-                    key = (folder.fd, name)
+                    key = (inlet.folder.fd, name)
                     self._hints[key] = renamed or self._hints.get(key, False)
             self._news.set()
 
@@ -160,45 +143,57 @@ class Pickup:
             self._hints.setdefault(key, False)
 
     async def _sweep(self) -> None:
-        """Everything that stands there, and sidecars that lost their message."""
+        """Everything that stands there, sidecars that lost their message, and names that nobody will ever take."""
         found, aside = await asyncio.to_thread(self._scan)
         for key, result in aside.items():
-            if isinstance(result, _Trouble):
+            if isinstance(result, Trouble):
                 self._say(key, _refused(result))  # the next sweep tries again
             else:
                 self._tell(key, result)
-        self._told = {key: told for key, told in self._told.items() if key in found or key in aside}
-        for key in found:
-            self._hints.setdefault(key, key[0] == self._new.fd)
+        present = set[_Key](aside)
+        for fd, there in found.items():
+            for name in there.candidates:
+                present.add((fd, name))
+                self._hints.setdefault((fd, name), self._inlets[fd].maildir)
+            if there.strays:
+                present.add((fd, _STRAYS))
+                self._name_strays(self._inlets[fd], there.strays)
+        self._told = {key: told for key, told in self._told.items() if key in present}
+        if not self._unread_named:
+            await self._name_unread()
 
-    def _scan(self) -> tuple[set[tuple[int, str]], dict[tuple[int, str], _Failed | _Trouble]]:
-        found: set[tuple[int, str]] = set()
-        aside: dict[tuple[int, str], _Failed | _Trouble] = {}
-        for folder in (self._top, self._new):
-            names = list(folder.names())
-            found.update((folder.fd, n) for n in names if is_candidate(n, maildir=folder is self._new))
-            for name in self._orphans(folder, names):
-                try:
-                    queue_id = self._spool.refuse(folder, name, detail=_ALONE, orphan=True)
-                except OSError as error:
-                    aside[folder.fd, name] = _Trouble(name, error)
-                else:
-                    aside[folder.fd, name] = _Failed(name, queue_id, _ALONE)
+    def _name_strays(self, inlet: Inlet, strays: tuple[str, ...]) -> None:
+        key = (inlet.folder.fd, _STRAYS)
+        if key not in self._told:  # once, however many follow, until they are gone
+            self._told[key] = ""
+            others = len(strays) - 1
+            events.pickup_refused(
+                file=inlet.shown(min(strays)),
+                owner="",
+                reason="is never taken under this name" + (f", like {others} more here" if others else ""),
+                hint="only *.eml is read there: rename what is a message, remove the rest",
+            )
+
+    async def _name_unread(self) -> None:
+        """Speak once of files in folders of producers that are not configured any more: they stay."""
+        unread = await asyncio.to_thread(unread_folders, self._directory, self._rules.reading.producers)
+        self._unread_named = True
+        for name, count in unread.items():
+            events.pickup_refused(
+                file=f"{name}/",
+                owner="",
+                reason=f"is not read, as the configuration has no [pickup.{name}]; files that wait there: {count}",
+                hint=f"add [pickup.{name}] and reload, or move the files into pickup/new",
+            )
+
+    def _scan(self) -> tuple[dict[int, Contents], dict[_Key, Failed | Trouble]]:
+        found: dict[int, Contents] = {}
+        aside: dict[_Key, Failed | Trouble] = {}
+        for fd, inlet in self._inlets.items():
+            found[fd] = contents(inlet, self._clock.now())
+            for name in found[fd].orphans:
+                aside[fd, name] = self._taker.put_aside(inlet, name)
         return found, aside
-
-    def _orphans(self, folder: durable.Folder, names: list[str]) -> list[str]:
-        sidecars = [name for name in names if name.endswith(ORPHAN)]
-        if not sidecars:
-            return []
-        messages = {*names, *(name[:-4] for name in names if name.lower().endswith(".eml"))}
-        return [
-            name
-            for name in sidecars
-            if name[: -len(ORPHAN)] not in messages
-            and (figures := folder.stat(name)) is not None
-            and stat.S_ISREG(figures.st_mode)
-            and self._clock.now() - figures.st_ctime >= ORPHANED
-        ]
 
     async def _take_hinted(self, stop: asyncio.Event, beat: Callable[[float], None]) -> None:
         hints, self._hints = self._hints, {}
@@ -212,10 +207,11 @@ class Pickup:
             piece = ordered[start : start + PIECE]
             for key, result in await asyncio.to_thread(self._take_all, piece):
                 self._tell(key, result)
+        self._told_slow &= set(self._slowed.values())
 
-    def _has_room(self, hints: dict[tuple[int, str], bool]) -> bool:
+    def _has_room(self, hints: dict[_Key, bool]) -> bool:
         """Whether [spool] min_free is still there; else nothing is taken, and that is said once."""
-        free = durable.free_space(self._top)
+        free = durable.free_space(next(iter(self._inlets.values())).folder)
         full = free < self._rules.min_free
         if full != self._full:
             self._full = full
@@ -224,66 +220,34 @@ class Pickup:
             self._again.update(dict.fromkeys(hints, self._clock.monotonic() + SWEEP))
         return not full
 
-    def _folder(self, fd: int) -> durable.Folder:
-        return self._new if fd == self._new.fd else self._top
-
-    def _in_order(self, hints: dict[tuple[int, str], bool]) -> list[tuple[tuple[int, str], bool]]:
-        """By (mtime, name): the order in which they were written, as far as anybody can tell."""
+    def _in_order(self, hints: dict[_Key, bool]) -> list[tuple[_Key, int, bool]]:
+        """By (mtime, name): the order in which they were written, as far as anybody can tell; each with its owner."""
         decorated = []
-        for key, renamed in hints.items():
-            figures = self._folder(key[0]).stat(key[1])
+        for (fd, name), renamed in hints.items():
+            inlet = self._inlets[fd]
+            figures = inlet.folder.stat(name)
+            self._slowed.pop((fd, name), None)  # waits again, or not
             if figures is None:
-                self._examiner.forget(self._folder(key[0]), key[1])
+                self._taker.forget(inlet, name)
             else:
-                decorated.append((figures.st_mtime_ns, key[1], key, renamed))
+                decorated.append((figures.st_mtime_ns, name, (fd, name), figures.st_uid, renamed))
         decorated.sort()
-        return [(key, renamed) for _, _, key, renamed in decorated]
+        return [(key, owner, renamed) for _, _, key, owner, renamed in decorated]
 
-    def _take_all(self, piece: Iterable[tuple[tuple[int, str], bool]]) -> list[tuple[tuple[int, str], _Result]]:
-        results: list[tuple[tuple[int, str], _Result]] = []
-        for key, renamed in piece:
-            folder = self._folder(key[0])
-            try:
-                result = self._take(folder, key[1], renamed=renamed or folder is self._new)
-            except OSError as error:
-                # Its producer may have taken it away in between.
-                result = _Trouble(key[1], error) if folder.stat(key[1]) else None
-            except Exception as error:  # noqa: BLE001 - one file that meets a bug must not stop all the others
-                events.daemon_bug(where="pickup", error=error, file=key[1])
-                result = _Trouble(key[1], OSError(errno.EINVAL, f"unexpected {type(error).__name__}"))
+    def _take_all(self, piece: Iterable[tuple[_Key, int, bool]]) -> list[tuple[_Key, Result]]:
+        results = []
+        for (fd, name), owner, renamed in piece:
+            result = self._taker.take(self._inlets[fd], name, owner, renamed=renamed)
             if result is not None:
-                results.append((key, result))
+                results.append(((fd, name), result))
         return results
 
-    def _take(self, folder: durable.Folder, name: str, *, renamed: bool) -> _Result | None:
-        found = self._examiner.look(folder, name, renamed=renamed)
-        if found is None or isinstance(found, Later | Refused):
-            return found
-        if isinstance(found, Unusable):
-            queue_id = self._spool.refuse(folder, name, detail=found.detail, sidecar=found.claim)
-            self._examiner.forget(folder, name)
-            return _Failed(name, queue_id, found.detail)
-        queue_id = self._spool.new_id()
-        arrived_at = min(queueid.arrived_at(queue_id), self._clock.now())  # ids may be ahead after a wrong date
-        progress = Progress(arrived_at, not_before=found.sidecar.not_before if found.sidecar else 0.0)
-        size, rule = found.figures.st_size, found.derived.rule
-        message = QueuedMessage(queue_id, found.derived.envelope, progress, size, rule, file=name)
-        stamp = self._spool.take(
-            folder,
-            name,
-            message,
-            sidecar=found.claim,
-            # A block that does not count here must not start to count when [spool] envelope changes.
-            write_down=found.has_block,
-            stamp=found.stamp,
-        )
-        self._examiner.forget(folder, name)
-        return _Taken(name, message, found.figures.st_uid, stamp)
-
-    def _tell(self, key: tuple[int, str], result: _Result) -> None:
+    def _tell(self, key: _Key, result: Result) -> None:
         """Log what happened, and let the queue know."""
+        inlet, name = self._inlets[key[0]], key[1]
+        producer = inlet.producer.name or None
         match result:
-            case _Taken():
+            case Taken():
                 self._told.pop(key, None)
                 message = result.message
                 events.message_queued(
@@ -291,24 +255,44 @@ class Pickup:
                     sender=message.envelope.sender,
                     nrcpt=len(message.envelope.recipients),
                     size=message.size,
-                    file=result.name,
+                    file=name,
                     uid=result.uid,
                     rule=message.rule,
+                    producer=producer,
                 )
                 self._spool.arrived(message, result.stamp)
-            case _Failed():
+            case Duplicate():
                 self._told.pop(key, None)
-                events.message_unreadable(queue_id=result.queue_id, detail=result.detail, file=result.name)
+                events.message_duplicate(queue_id=result.queue_id, file=name, uid=result.uid, producer=producer)
+            case Failed():
+                self._told.pop(key, None)
+                events.message_unreadable(queue_id=result.queue_id, detail=result.detail, file=inlet.shown(name))
+            case Slowed():
+                self._again[key] = self._clock.monotonic() + result.seconds
+                self._slowed[key] = result.uid
+                self._say_slow(inlet.shown(name), result)
             case Later():
                 self._again[key] = self._clock.monotonic() + result.seconds
             case Refused():
                 self._say(key, result)
-            case _Trouble():
+            case Trouble():
                 self._again[key] = self._clock.monotonic() + SWEEP
                 self._say(key, _refused(result))
 
-    def _say(self, key: tuple[int, str], refused: Refused) -> None:
+    def _say_slow(self, file: str, slowed: Slowed) -> None:
+        """Once per user, until nothing of theirs waits any more."""
+        if slowed.uid not in self._told_slow:
+            self._told_slow.add(slowed.uid)
+            events.pickup_refused(
+                file=file,
+                owner=owner_name(slowed.uid),
+                reason=f"waits: its owner hands in more than {write_rate(self._paces.rate)}, [guard] producer_rate",
+                hint="nothing is lost, files are taken at this rate; raise it if this is meant, or stop the producer",
+            )
+
+    def _say(self, key: _Key, refused: Refused) -> None:
         """Once per file and reason: the sweep meets it again every 30 s."""
         if self._told.get(key) != refused.reason:
             self._told[key] = refused.reason
-            events.pickup_refused(file=key[1], owner=refused.owner, reason=refused.reason, hint=refused.hint)
+            file = self._inlets[key[0]].shown(key[1])
+            events.pickup_refused(file=file, owner=refused.owner, reason=refused.reason, hint=refused.hint)
