@@ -375,6 +375,126 @@ def test_giving_up_keeps_the_last_word_of_those_who_had_one() -> None:
     assert {o.reason for o in after.values()} == {"unreadable"}
 
 
+# -- left out, and sent elsewhere ------------------------------------------------------------------------------------
+
+STAND_IN = Transaction("a", "erp@example.com", ("test@x",), redirected=("a@c", "b@c", "ü@c"))
+
+
+def to_the_stand_in(rcpt: str | None, body: str | None = "250 2.0.0 ok", cut: Response | None = None) -> Answers:
+    """What was said about a redirected message."""
+    return replace(conversation(rcpt, body=body, cut=cut), transaction=STAND_IN)
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        (to_the_stand_in("250"), "sss"),
+        (to_the_stand_in("450 4.2.0 later"), "ddd"),
+        (to_the_stand_in("550 5.1.1 no"), "fff"),
+        (to_the_stand_in("250", body="554 5.7.1 spam"), "fff"),
+        (to_the_stand_in("250", body=None, cut=LOST), "ddd cut ambiguous"),
+    ],
+)
+def test_what_is_said_of_the_stand_in_is_meant_for_everybody_in_whose_place_it_stands(
+    answers: Answers, expected: str
+) -> None:
+    """One outcome per real recipient, which says that it was redirected."""
+    attempt = delivery.judge(answers, OWN)
+    real = replace(attempt, transaction=replace(STAND_IN, recipients=STAND_IN.redirected))
+    assert meaning(real) == expected
+    assert all(outcome.response.text.endswith("(redirected to <test@x>)") for outcome in attempt.outcomes)
+
+
+def test_a_redirection_is_known_by_its_text_only() -> None:
+    """Code, enhanced code and stage are the server's: what is refused alike is alike, redirected or not."""
+    (outcome, *_) = delivery.judge(to_the_stand_in("550 5.7.1 denied"), OWN).outcomes
+    assert delivery.alike(outcome.response, said(Stage.RCPT, "550 5.7.1 denied"))
+
+
+def test_who_steps_aside_are_the_real_recipients() -> None:
+    """Also where a connection broke before anything was said."""
+    attempt = delivery.step_aside(Attempt(STAND_IN), LOST)
+    assert [outcome.recipient for outcome in attempt.outcomes] == list(STAND_IN.redirected)
+
+
+def test_what_cannot_be_asked_for_is_said_of_the_real_recipients() -> None:
+    """Their own addresses need no SMTPUTF8 where another is asked for; the stand-in's may."""
+    assert delivery.unsupported(STAND_IN, Extensions()) == {}
+    assert set(delivery.unsupported(replace(STAND_IN, size=2000), EVERYTHING)) == set(STAND_IN.redirected)
+    refusals = delivery.unsupported(replace(STAND_IN, recipients=("ü@x",)), Extensions())
+    assert set(refusals) == set(STAND_IN.redirected)
+    assert delivery.refused_here(STAND_IN, refusals).outcomes[0].status is Status.FAILED
+
+
+def test_the_suppressed_are_failed_for_a_reason_of_their_own() -> None:
+    """They are owed nothing, the others everything; alone they make the message's reason, with others they do not."""
+    there = message("a@x", "b@x", "c@x", progress=Progress(NOW, {"a@x": record(Status.DEFERRED, NOW, attempts=2)}))
+    some = delivery.suppress(there, {"a@x": "not now", "b@x": "not now"}, NOW)
+    assert delivery.owed(replace(there, progress=some), NOW, 10) == ("c@x",)
+    assert delivery.rest(there, some, NOW) == Retry(NOW)
+    assert (some.recipients["a@x"].attempts, some.recipients["a@x"].response.stage) == (2, Stage.LOCAL)
+    assert delivery.failed_since(there.progress, some) == {}
+    everybody = delivery.suppress(replace(there, progress=some), {"c@x": "never"}, NOW)
+    assert delivery.rest(there, everybody, NOW) == Fail("suppressed")
+    refused = replace(some, recipients={**some.recipients, "c@x": record(Status.FAILED, reason="rejected")})
+    assert delivery.rest(there, refused, NOW) == Fail("rejected")
+    assert list(delivery.failed_since(some, refused)) == ["c@x"]
+    assert [past.text for past in everybody.history] == ["2 recipients: not now", "c@x: never"]
+
+
+def test_a_retry_of_the_suppressed_asks_again_and_keeps_the_history() -> None:
+    """Whoever brings the message back sees what happened before; the guard judges anew."""
+    there = message("a@x")
+    known = delivery.suppress(there, {"a@x": "not now"}, NOW)
+    again = delivery.try_again(known, NOW + 5)
+    assert delivery.owed(replace(there, progress=again), NOW + 5, 10) == ("a@x",)
+    assert again.history == known.history
+
+
+# -- what is remembered ----------------------------------------------------------------------------------------------
+
+
+def lives(*attempts: Answers) -> list[tuple[str, str, int]]:
+    """A message's history after these, a minute apart: event, text, times."""
+    progress = Progress(NOW)
+    for number, answers in enumerate(attempts):
+        progress = delivery.advance(progress, delivery.judge(answers, OWN), POLICY, NOW + 60 * number)
+    return [(past.event, past.text, past.times) for past in progress.history]
+
+
+@pytest.mark.parametrize(
+    ("attempts", "expected"),
+    [
+        ([conversation("250", "250")], [("sent", "250 2.0.0 ok", 1)]),
+        (
+            [conversation("250", "550 5.1.1 no")],
+            [("sent", "r0@example.org: 250 2.0.0 ok", 1), ("failed", "r1@example.org: 550 5.1.1 no", 1)],
+        ),
+        (
+            [conversation("450 later", "450 later", "550 no")],
+            [("deferred", "2 recipients: 450 later", 1), ("failed", "r2@example.org: 550 no", 1)],
+        ),
+        ([conversation("450 later")] * 3, [("deferred", "450 later", 3)]),
+        ([conversation(None, mail=None, data=None, cut=cut_at(Stage.RSET))], []),
+        ([conversation(None, mail="535 5.7.8 who are you?", data=None)], []),
+        (
+            [conversation("250", changed=True)] * 2,
+            [("changed", "its producer wrote to it while it was sent", 2)],
+        ),
+    ],
+)
+def test_history_tells_what_was_said_and_to_whom(attempts: list[Answers], expected: list[tuple[str, str, int]]) -> None:
+    """A line per answer, repetitions counted; nothing of what was the route's trouble."""
+    assert lives(*attempts) == expected
+
+
+def test_the_last_try_of_an_expired_message_says_so() -> None:
+    """What ended it is not one more deferral."""
+    progress = Progress(NOW - 6 * 86400, {"r0@example.org": record(Status.DEFERRED, NOW, attempts=9)})
+    progress = delivery.advance(progress, delivery.judge(conversation("450 later"), OWN), POLICY, NOW)
+    assert [past.event for past in progress.history] == ["expired"]
+
+
 # -- three in a row -------------------------------------------------------------------------------------------------
 
 
@@ -386,10 +506,12 @@ class Street:
     now: float = NOW
 
     def meet(self, queue_id: str, attempt: Attempt, progress: Progress | None = None) -> bool:
-        """Whether this attempt makes it the route's fault."""
+        """Whether this attempt makes it the route's fault. An id that begins with R is a report of our own."""
         self.now += 1
         attempt = replace(attempt, transaction=replace(attempt.transaction, queue_id=queue_id))
-        self.suspicion, fault = delivery.suspect(self.suspicion, attempt, progress or Progress(NOW), self.now)
+        self.suspicion, fault = delivery.suspect(
+            self.suspicion, attempt, progress or Progress(NOW), self.now, report=queue_id.startswith("R")
+        )
         return fault is not None
 
 
@@ -427,6 +549,14 @@ STREETS: list[tuple[str, list[tuple[str, Attempt]], bool]] = [
         "one refused on this machine between",
         [("a", POLICY_REFUSAL), ("b", POLICY_REFUSAL), ("x", REFUSED_HERE), ("c", POLICY_REFUSAL)],
         True,
+    ),
+    ("reports alone", [("Ra", POLICY_REFUSAL), ("Rb", POLICY_REFUSAL), ("Rc", POLICY_REFUSAL)], False),
+    ("a report first", [("Ra", POLICY_REFUSAL), ("b", POLICY_REFUSAL), ("Rb", POLICY_REFUSAL)], True),
+    ("a report last", [("a", POLICY_REFUSAL), ("Ra", POLICY_REFUSAL), ("b", POLICY_REFUSAL)], True),
+    (
+        "reports after another refusal of an ordinary message",
+        [("a", OTHER_POLICY), ("Ra", POLICY_REFUSAL), ("Rb", POLICY_REFUSAL), ("Rc", POLICY_REFUSAL)],
+        False,
     ),
     ("nobody exists", [("a", UNKNOWN), ("b", UNKNOWN), ("c", UNKNOWN)], False),
     ("nobody may send as us", [("a", SEND_AS), ("b", SEND_AS), ("c", SEND_AS)], True),

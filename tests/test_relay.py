@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import email
 import logging
 import random
-import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,12 @@ import pytest
 from hypothesis import settings
 
 from mailrelayd.clock import SystemClock
+from mailrelayd.config.units import Rate
+from mailrelayd.operate import log
 from mailrelayd.outbound import queueid, smtp
 from mailrelayd.outbound.delivery import Policy
-from mailrelayd.outbound.queue import Queue
+from mailrelayd.outbound.guard import Guard
+from mailrelayd.outbound.queue import Queue, Verb
 from mailrelayd.outbound.relay import Relay, Terms
 from mailrelayd.outbound.route import Route
 from mailrelayd.outbound.session import Session
@@ -27,175 +31,32 @@ from mailrelayd.outbound.smtp import RouteTrouble
 from mailrelayd.outbound.spool import Spool
 from mailrelayd.outbound.values import Progress, QueuedMessage, RecipientRecord, Response, Stage, Status
 from tests.faults.driver import compose
-from tests.faults.journal import Death, append_line
+from tests.faults.journal import Death, append_line, read_evidence
 from tests.faults.server import Recorder, context
 from tests.faults.server import Terms as ServerTerms
 from tests.faults.verdict import Verdict, judge
 from tests.manual_clock import ManualClock
 from tests.memory_queue import Bytes, MemoryQueue
 from tests.queue_contract import QueueContract, QueueMachine
-from tests.scripted_smtp import Conversation, Fault, Script, Server, hang_up, junk, last_words, reset, serving
+from tests.relay_bench import (
+    LOCK_STEP,
+    NAMES,
+    OWN,
+    PIPELINED,
+    Account,
+    Bench,
+    Shelf,
+    Tls,
+    count,
+    relaying,
+    said,
+    subjects,
+    text,
+    until,
+    until_equal,
+)
+from tests.scripted_smtp import Conversation, Fault, Script, Server, hang_up, junk, last_words, reset
 from tests.servers.certificates import Certificates
-
-OWN = "noreply@example.com"
-LOCK_STEP = ("SIZE 10000000", "8BITMIME", "SMTPUTF8")
-PIPELINED = ("PIPELINING", *LOCK_STEP)
-PATIENCE = 10.0  # real seconds a condition may take to come true
-
-
-@dataclass(frozen=True)
-class Tls:
-    minimum: str = "1.2"
-    maximum: str = ""
-    ca_file: str = ""
-    certificate: str = ""
-    key: str = ""
-    server_name: str = ""
-    fingerprint: str = ""
-    verify: bool = True
-
-
-@dataclass(frozen=True)
-class Account:
-    port: int | None
-    host: str = "127.0.0.1"
-    security: str = "none"
-    allow_plaintext: bool = False
-    auth: str = "none"
-    connect_timeout: float = 5.0
-    command_timeout: float = 5.0
-    data_timeout: float = 5.0
-    tls: Tls = field(default_factory=Tls)
-
-
-async def until(condition: Callable[[], object], what: str = "") -> None:
-    """Wait, in real time, for something that needs no clock to move."""
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, what or "it never came true"
-        await asyncio.sleep(0.001)
-
-
-async def until_equal(value: Callable[[], int], expected: int) -> None:
-    """The same for a number, which says what it was instead."""
-    with suppress(AssertionError):
-        await until(lambda: value() == expected)
-    assert value() == expected
-
-
-def said(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, Any]]:
-    """The log lines of this event so far."""
-    return [r.msg for r in caplog.records if isinstance(r.msg, dict) and r.msg["event"] == event]
-
-
-class Bench:
-    """A queue, a route and its connections under a clock by hand; `attempts` counts connection attempts."""
-
-    def __init__(self, account: Account, *, connections: int = 1, terms: Terms | None = None) -> None:
-        self.clock = ManualClock()
-        self.account = account
-        self.password = "right"
-        self.attempts = 0
-        self.connecting = 0
-        self.stop = asyncio.Event()
-        self.terms = terms or Terms("relay.test", OWN)
-        self.queue = MemoryQueue(self.clock, self.terms.strict_order)
-        self.route = Route("bench", self._connect, probe=30.0, clock=self.clock)
-        self.relay = Relay(self.queue, self.route, self.terms, self.clock)
-        self.promised: dict[int, float] = {}  # by connection: clock.monotonic() of the next sign of life
-        self.tasks: list[asyncio.Task[None]] = []
-        self.connections = connections
-
-    async def _connect(self) -> Session:
-        self.attempts += 1
-        self.connecting += 1
-        try:
-            return await smtp.connect(self.account, user="relay", password=self.password, hello="relay.test")
-        finally:
-            self.connecting -= 1
-
-    def put(self, *subjects: str, to: tuple[str, ...] = ("boss@example.org",), sender: str = OWN) -> list[str]:
-        return [self.queue.put(text(subject), to, sender) for subject in subjects]
-
-    def begin(self) -> None:
-        for number in range(self.connections):
-            self.tasks.append(asyncio.create_task(self.relay.run(number, self.stop, self._beat(number))))
-
-    def _beat(self, number: int) -> Callable[[float], None]:
-        return lambda within: self.promised.update({number: self.clock.boot + within})
-
-    async def quiet(self) -> None:
-        """Let everything happen that needs no time: until nothing has changed for a while."""
-        seen: object = None
-        same = 0
-        while same < 10:
-            now = (len(self.queue.history), self.attempts, self.clock.waiting, self.route.held)
-            same = same + 1 if now == seen and not self.connecting else 0
-            seen = now
-            await asyncio.sleep(0.001)
-
-    async def pass_time(self, seconds: float, step: float = 5.0) -> None:
-        """Let time pass in steps; every loop keeps its promise to show up."""
-        for _ in range(round(seconds / step)):
-            self.clock.advance(step)
-            await self.quiet()
-            silent = {n: self.clock.boot - due for n, due in self.promised.items() if due < self.clock.boot}
-            assert not silent, f"connections that broke their promise, by seconds: {silent}"
-
-    async def over(self) -> None:
-        """Let time pass, some hours at most, until nothing waits."""
-        await self.quiet()
-        for _ in range(500):
-            if not self.queue.waiting and not self.queue.flying:
-                return
-            await self.pass_time(30, 30)
-        raise AssertionError(f"still waiting: {self.queue.figures()}, route: {self.route.held}")
-
-    async def end(self) -> None:
-        self.stop.set()
-        self.queue.wake()
-        async with asyncio.timeout(PATIENCE):
-            await asyncio.gather(*self.tasks)
-        assert not self.queue.flying, "claimed messages are always released"
-
-    def status(self, queue_id: str) -> dict[str, str]:
-        places = (self.queue.failed, self.queue.waiting, self.queue.flying)
-        item = next(place[queue_id] for place in places if queue_id in place)
-        return {r: record.status.value for r, record in item.message.progress.recipients.items()}
-
-
-@asynccontextmanager
-async def relaying(
-    script: Script, *, connections: int = 1, terms: Terms | None = None, account: Account | None = None
-) -> AsyncIterator[tuple[Bench, Server]]:
-    """A scripted server and a bench that knows it; the loops run from `bench.begin()` to the end of the block."""
-    async with serving(script) as server:
-        bench = Bench(replace(account or Account(None), port=server.port), connections=connections, terms=terms)
-        try:
-            yield bench, server
-            if not all(task.done() for task in bench.tasks):
-                await bench.end()
-        finally:
-            for task in bench.tasks:
-                task.cancel()
-            await asyncio.gather(*bench.tasks, return_exceptions=True)
-
-
-def text(subject: str, body: str = "Hello.\r\n") -> bytes:
-    return f"From: {OWN}\r\nTo: boss@example.org\r\nSubject: {subject}\r\n\r\n{body}".encode()
-
-
-def subjects(server: Server) -> list[str]:
-    """Of the bodies that came to their last byte, in order."""
-    return [found[1].decode() for body in server.bodies if (found := re.search(rb"^Subject: (\S+)", body, re.M))]
-
-
-def count(server: Server, verb: str) -> int:
-    return sum(line.upper().startswith(verb) for line in server.lines)
-
-
-NAMES = [f"m{number:03}" for number in range(20)]
-
 
 # -- order, and the normal life of a connection ----------------------------------------------------------------------
 
@@ -732,7 +593,7 @@ async def test_stop_between_two_messages_ends_at_once() -> None:
         await bench.end()
 
 
-class BrokenQueue(MemoryQueue):
+class BrokenQueue(Shelf):
     """Has a bug in one of its calls."""
 
     async def complete(self, message: QueuedMessage, progress: Progress) -> None:
@@ -743,7 +604,7 @@ async def test_a_bug_in_settling_ends_the_loop_with_its_exception() -> None:
     """Nothing is swallowed: the daemon ends with the traceback, and what was claimed ahead is given back."""
     async with relaying(Script()) as (bench, _):
         bench.queue = BrokenQueue(bench.clock)
-        bench.relay = Relay(bench.queue, bench.route, bench.terms, bench.clock)
+        bench.employ()
         bench.put("a", "b", "c")
         bench.begin()
         with pytest.raises(ZeroDivisionError):
@@ -924,6 +785,306 @@ async def test_a_disk_that_breaks_in_the_middle_of_a_body_is_not_the_routes_faul
         assert subjects(server) == [NAMES[3]]
 
 
+# -- the guard -------------------------------------------------------------------------------------------------------
+
+
+def guarded(**settings: Any) -> Terms:
+    """Terms with this [guard]."""
+    return Terms("relay.test", OWN, guard=Guard(**settings))
+
+
+def arrived(server: Server) -> list[Message]:
+    """What came to the last byte, as its receivers read it."""
+    return [email.message_from_bytes(body) for body in server.bodies]
+
+
+async def test_a_dry_run_asks_no_smarthost_and_keeps_everything(caplog: pytest.LogCaptureFixture) -> None:
+    """Every message ends as suppressed, one line per recipient; an operator's retry is judged anew."""
+    caplog.set_level(logging.INFO, "mailrelayd")
+    async with relaying(Script(), terms=guarded(dry_run=True), connections=2) as (bench, _):
+        ids = bench.put(*NAMES, to=("a@x.test", "b@x.test"))
+        bench.begin()
+        await bench.over()
+        assert sorted(bench.queue.failed) == ids
+        assert {item.reason for item in bench.queue.failed.values()} == {"suppressed"}
+        lines = said(caplog, "message.suppressed")
+        assert [(line["queue_id"], line["to"], line["reason"]) for line in lines[:2]] == [
+            (ids[0], "<a@x.test>", "dry-run"),
+            (ids[0], "<b@x.test>", "dry-run"),
+        ]
+        assert len(lines) == 40
+        await bench.queue.change(Verb.RETRY, ids[:1])
+        await bench.over()
+        assert bench.queue.failed[ids[0]].reason == "suppressed"
+        assert bench.attempts == 0
+        assert said(caplog, "message.failed") == []
+
+
+async def test_turning_a_dry_run_off_releases_nothing() -> None:
+    """What was suppressed stays in failed/ until a person retries it."""
+    async with relaying(Script(), terms=guarded(dry_run=True)) as (bench, _):
+        ids = bench.put(*NAMES[:3])
+        bench.begin()
+        await bench.over()
+        await bench.end()
+        bench.tasks.clear()
+        bench.stop = asyncio.Event()
+        bench.terms = Terms("relay.test", OWN)
+        bench.employ()
+        bench.begin()
+        new = bench.put("new")
+        await bench.over()
+        assert bench.queue.sent == new
+        await bench.queue.change(Verb.RETRY, ids)
+        await bench.over()
+        assert sorted(bench.queue.sent) == sorted(ids + new)
+
+
+async def test_who_is_left_out_is_on_disk_before_anybody_is_sent_to() -> None:
+    """The others are sent to at once on the same connection; the message is kept, as not everybody got it."""
+    async with relaying(Script(), terms=guarded(allow=("@ok.test",), deny=("b@ok.test",))) as (bench, server):
+        (queue_id,) = bench.put("x", to=("a@ok.test", "b@ok.test", "c@customer.test"))
+        (other,) = bench.put("y", to=("a@ok.test",))
+        bench.begin()
+        await bench.over()
+        assert [line for line in server.lines if line.startswith("RCPT")] == ["RCPT TO:<a@ok.test>"] * 2
+        assert bench.status(queue_id) == {"a@ok.test": "sent", "b@ok.test": "failed", "c@customer.test": "failed"}
+        verbs = [verb for verb, name in bench.queue.history if name == queue_id and verb != "claim"]
+        assert verbs == ["defer", "fail"]
+        assert bench.queue.failed[queue_id].reason == "suppressed"
+        assert bench.queue.sent == [other]
+        assert bench.attempts == 1
+        past = [(line.event, line.text) for line in bench.queue.failed[queue_id].message.progress.history]
+        assert [event for event, _ in past] == ["suppressed", "suppressed", "sent"]
+        assert past[0][1].startswith("b@ok.test: ")
+
+
+async def test_mail_queued_before_the_setting_is_judged_as_well() -> None:
+    """A deferred recipient is left out at its next turn, whatever it waited for."""
+    async with relaying(Script({"RCPT": ["450 later", "250 ok"]})) as (bench, server):
+        (queue_id,) = bench.put("x", to=("boss@customer.test",))
+        bench.begin()
+        await bench.quiet()
+        await bench.end()
+        bench.tasks.clear()
+        bench.stop = asyncio.Event()
+        bench.terms = guarded(deny=("@customer.test",))
+        bench.employ()
+        bench.begin()
+        await bench.over()
+        assert bench.queue.failed[queue_id].reason == "suppressed"
+        record = bench.queue.failed[queue_id].message.progress.recipients["boss@customer.test"]
+        assert (record.attempts, record.response.stage) == (1, Stage.LOCAL)
+        assert subjects(server) == []
+
+
+async def test_with_strict_order_the_suppressed_hold_up_nobody() -> None:
+    """To be left out is no deferral: the message is finished at once, and the next one follows in order."""
+    terms = Terms("relay.test", OWN, strict_order=True, guard=Guard(deny=("bad@x.test",)))
+    async with relaying(Script(), terms=terms) as (bench, server):
+        bench.put("first", to=("bad@x.test", "good@x.test"))
+        bench.put("second")
+        bench.begin()
+        await until(lambda: len(server.bodies) == 2)
+        assert subjects(server) == ["first", "second"]
+        assert bench.clock.boot == 1000.0
+
+
+async def test_a_redirection_sends_one_copy_that_names_the_real_recipients(caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody but the one address is asked for; what is remembered and logged is about the real ones, and honest."""
+    caplog.set_level(logging.INFO, "mailrelayd")
+    async with relaying(Script(), terms=guarded(redirect_to="test@x.test")) as (bench, server):
+        (queue_id,) = bench.put("x", to=("boss@customer.test", "grüße@customer.test"))
+        bench.begin()
+        await bench.over()
+        assert [line for line in server.lines if line.startswith("RCPT")] == ["RCPT TO:<test@x.test>"]
+        (message,) = arrived(server)
+        assert message["X-Original-Recipients"].split() == ["boss@customer.test,", r"gr\xfc\xdfe@customer.test"]
+        assert message["Message-ID"] == f"<{queue_id}@relay.test>"
+        assert server.bodies[0].startswith(b"Received: ")
+        lines = said(caplog, "message.sent")
+        assert [line["to"] for line in lines] == ["<boss@customer.test>", "<grüße@customer.test>"]
+        assert all(line["response"].endswith("(redirected to <test@x.test>)") for line in lines)
+
+
+async def test_a_redirected_message_of_thousands_is_one_copy_with_a_bounded_header() -> None:
+    """[spool] max_recipients counts who is asked for, which is one."""
+    async with relaying(Script(), terms=guarded(redirect_to="test@x.test")) as (bench, server):
+        bench.put("x", to=tuple(f"r{number}@customer.test" for number in range(5000)))
+        bench.begin()
+        await bench.over()
+        (message,) = arrived(server)
+        assert message["X-Original-Recipients"].endswith("(and 4900 more)")
+        assert max(len(line) for line in server.bodies[0].splitlines()) < 200
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"), [("450 4.2.0 later", "deferred"), ("550 5.1.1 no such user", "failed"), (hang_up, "deferred")]
+)
+async def test_what_is_said_of_the_stand_in_is_meant_for_all(answer: str | Fault, status: str) -> None:
+    """One answer decides for everybody, and a retry redirects again."""
+    script = Script({"RCPT": [answer, "250 ok"]}, extensions=LOCK_STEP)
+    async with relaying(script, terms=guarded(redirect_to="test@x.test")) as (bench, server):
+        (queue_id,) = bench.put("x", to=("a@customer.test", "b@customer.test"))
+        bench.begin()
+        await bench.quiet()
+        assert set(bench.status(queue_id).values()) == {status}
+        if status == "deferred":
+            await bench.over()
+            assert bench.queue.sent == [queue_id]
+            assert len(arrived(server)) == 1
+        assert all("customer" not in line for line in server.lines)
+
+
+async def test_a_stand_in_that_the_server_cannot_be_asked_for_fails_the_real_recipients() -> None:
+    """redirect_to is not ASCII, and the server has no SMTPUTF8: said once for all, by its key."""
+    terms = guarded(redirect_to="grüße@x.test")
+    async with relaying(Script(extensions=("8BITMIME",)), terms=terms) as (bench, _):
+        (queue_id,) = bench.put("x", to=("a@customer.test", "b@customer.test"))
+        bench.begin()
+        await until(lambda: bench.queue.failed)
+        records = bench.queue.failed[queue_id].message.progress.recipients
+        assert {record.reason for record in records.values()} == {"unsupported"}
+        assert all("[guard] redirect_to" in record.response.text for record in records.values())
+
+
+# -- the brake -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("connections", [1, 4])
+@pytest.mark.parametrize("extensions", [PIPELINED, LOCK_STEP], ids=["pipelined", "lock-step"])
+async def test_no_stretch_of_time_sees_more_than_the_rate(
+    extensions: tuple[str, ...], connections: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Three a minute, however many connections: waited for without a claim and without a connection; said once."""
+    caplog.set_level(logging.INFO, "mailrelayd")
+    terms = Terms("relay.test", OWN, rate=Rate(3, 60.0))
+    async with relaying(Script(extensions=extensions), terms=terms, connections=connections) as (bench, server):
+        seen: list[float] = []
+        bench.put(*(f"n{number:02}" for number in range(60)))
+        bench.begin()
+        for _ in range(40):
+            await bench.quiet()
+            seen += [bench.clock.boot] * (len(server.bodies) - len(seen))
+            assert not bench.queue.flying, "nothing is claimed while the rate is used up"
+            await bench.pass_time(7.5, 7.5)
+            await bench.quiet()
+            seen += [bench.clock.boot] * (len(server.bodies) - len(seen))
+        assert all(later - first >= 60.0 for first, later in zip(seen, seen[3:], strict=False))
+        assert len(seen) == 18, "and no fewer: three at once, and three more in each of five minutes"
+        assert len(said(caplog, "guard.waiting")) == 1
+        assert said(caplog, "guard.waiting")[0]["rate"] == "3/min"
+        assert count(server, "QUIT") >= 4, "an idle connection is not kept for a minute"
+
+
+async def test_a_short_wait_for_the_rate_keeps_the_connection() -> None:
+    """One a second: the next message goes out on the connection that is there."""
+    terms = Terms("relay.test", OWN, rate=Rate(1, 1.0))
+    async with relaying(Script(), terms=terms) as (bench, server):
+        bench.put(*NAMES[:5])
+        bench.begin()
+        await bench.over()
+        for number in range(1, 5):
+            assert len(bench.queue.sent) >= number
+            await bench.pass_time(1, 1)
+        await until(lambda: len(bench.queue.sent) == 5)
+        assert len(server.conversations) == 1
+
+
+async def test_stop_ends_a_wait_for_the_rate_at_once() -> None:
+    """Both with and without a connection."""
+    for seconds in (1.0, 3600.0):
+        terms = Terms("relay.test", OWN, rate=Rate(1, seconds))
+        async with relaying(Script(), terms=terms) as (bench, _):
+            ids = bench.put("a", "b")
+            bench.begin()
+            await until(lambda: bench.queue.sent)
+            await bench.quiet()
+            await bench.end()
+            assert sorted(bench.queue.waiting) == ids[1:]
+
+
+async def test_a_second_time_of_waiting_is_said_again(caplog: pytest.LogCaptureFixture) -> None:
+    """Once everything that waited is out, the next flood is news."""
+    caplog.set_level(logging.INFO, "mailrelayd")
+    terms = Terms("relay.test", OWN, rate=Rate(2, 60.0))
+    async with relaying(Script(), terms=terms) as (bench, _):
+        bench.begin()
+        for turn in (1, 2):
+            bench.put(*NAMES[:6])
+            await bench.over()
+            await bench.pass_time(60)
+            assert len(said(caplog, "guard.waiting")) == turn
+
+
+async def test_a_reload_does_not_let_more_through() -> None:
+    """The relay of the new configuration goes on counting where the one before stood."""
+    terms = Terms("relay.test", OWN, rate=Rate(1, 3600.0))
+    async with relaying(Script(), terms=terms) as (bench, server):
+        bench.put("a", "b")
+        bench.begin()
+        await until(lambda: bench.queue.sent)
+        await bench.end()
+        before = bench.relay
+        bench.tasks.clear()
+        bench.stop = asyncio.Event()
+        bench.employ()
+        bench.relay.inherit(before)
+        bench.begin()
+        await bench.pass_time(3540, 60)
+        assert len(server.bodies) == 1
+        await bench.pass_time(120, 60)
+        assert len(server.bodies) == 2
+
+
+async def test_a_connection_that_was_lost_before_any_answer_costs_no_slot() -> None:
+    """What the smarthost never saw was not handed over."""
+    terms = Terms("relay.test", OWN, rate=Rate(1, 3600.0))
+    async with relaying(Script({"RSET": [hang_up, "250 ok"]}), terms=terms) as (bench, _):
+        ids = bench.put("a")
+        bench.begin()
+        await bench.pass_time(60)
+        assert bench.queue.sent == ids
+
+
+# -- what is remembered ----------------------------------------------------------------------------------------------
+
+
+async def test_a_messages_life_is_remembered_and_repetitions_are_counted() -> None:
+    """What was said to whom, once however often; trouble of the route is not part of it."""
+    rcpt: list[str | Fault] = ["450 4.2.0 later", "550 5.1.1 no", *["450 4.2.0 later"] * 3, "550 5.1.1 no"]
+    greeting: list[str | Fault] = ["220 hi", "421 4.3.2 not now", "220 hi"]
+    async with relaying(Script({"RCPT": rcpt, "GREETING": greeting}, extensions=LOCK_STEP)) as (bench, _):
+        (queue_id,) = bench.put("x", to=("a@x.test", "b@x.test"))
+        bench.begin()
+        await bench.over()
+        history = bench.queue.failed[queue_id].message.progress.history
+        assert [(past.event, past.text, past.times) for past in history] == [
+            ("deferred", "a@x.test: 450 4.2.0 later", 1),
+            ("failed", "b@x.test: 550 5.1.1 no", 1),
+            ("deferred", "a@x.test: 450 4.2.0 later", 3),
+            ("failed", "a@x.test: 550 5.1.1 no", 1),
+        ]
+
+
+async def test_taking_a_message_up_and_its_end_are_said_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Active at its first try only, removed when it leaves the queue: what Postfix's log readers count."""
+    caplog.set_level(logging.DEBUG, "mailrelayd")
+    monkeypatch.setattr(log, "_logger", log._filtering_logger(logging.DEBUG))
+    async with relaying(Script({"RCPT": ["450 later", "250 ok"]}, extensions=LOCK_STEP)) as (bench, _):
+        (queue_id,) = bench.put("x")
+        bench.begin()
+        await bench.over()
+        (active,) = said(caplog, "message.active")
+        (removed,) = said(caplog, "message.removed")
+        assert (active["queue_id"], active["nrcpt"], active["size"]) == (queue_id, 1, len(text("x")))
+        assert removed["queue_id"] == queue_id
+        events = [r.msg["event"] for r in caplog.records if isinstance(r.msg, dict)]
+        assert events.index("message.sent") < events.index("message.removed")
+
+
 # -- the whole, with a real spool and a witness ----------------------------------------------------------------------
 
 
@@ -1015,7 +1176,11 @@ async def test_after_any_chaos_with_an_honest_end_the_verdict_is_clean(
     ):
         stop = asyncio.Event()
         running = asyncio.ensure_future(run(stop))
-        await asyncio.sleep(2.5)
+        journal = tmp_path / "journal.jsonl"
+        end = time.monotonic() + 40
+        while read_evidence(journal).faults.total() <= 20:
+            assert time.monotonic() < end, "too few faults to speak of"
+            await asyncio.sleep(0.1)
         server.script.chaos = 0
         stop.set()
         there.wake()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator
 from dataclasses import dataclass
+from functools import partial
 
-from mailrelayd.outbound import headers
+from mailrelayd.outbound import headers, marking
+from mailrelayd.outbound.asking import Asking, revise
 from mailrelayd.outbound.headers import Header, Unreadable
 from mailrelayd.outbound.queue import Source
 from mailrelayd.outbound.stored import HEADER_LIMIT, Reading
-from mailrelayd.outbound.values import QueuedMessage
+from mailrelayd.outbound.values import ApprovalCopy, QueuedMessage
 from mailrelayd.outbound.wire import Scanner, WireFacts
 
 CHUNK = 1 << 16  # bytes
@@ -65,23 +67,76 @@ def _pieces(source: Source, offset: int) -> Iterator[bytes]:
         yield piece
 
 
-async def prepare(
-    source: Source, message: QueuedMessage, *, node: str, reading: Reading, progress: Callable[[], None]
-) -> MessageBody | Unreadable:
-    """Read what MAIL needs to know. A large message is read in the background. Raises OSError."""
+def read_header(source: Source) -> tuple[Header | Unreadable, bytes]:
+    """The header of a stored message, and the bytes it was found in: all of them, if it is SMALL. Raises OSError."""
     data = source.read(0, min(source.size, SMALL))
     header = headers.split_header(data, HEADER_LIMIT, complete=len(data) == source.size)
     if isinstance(header, Unreadable) and len(data) < source.size:
         data = source.read(0, HEADER_LIMIT + 1)
         header = headers.split_header(data, HEADER_LIMIT, complete=True)
+    return header, data
+
+
+def has_block(message: QueuedMessage, reading: Reading, blocks: Collection[str]) -> bool:
+    """Whether an X-Sender/X-Receiver block at the top is for us, and not for who receives the message.
+
+    `blocks`: the producers whose own folder has `envelope = "pickup"`. A sidecar speaks in the place of the block.
+    """
+    expected = message.producer in blocks if message.producer else reading.rule == "pickup"
+    return message.rule == "pickup" or (message.rule == "sidecar" and expected)
+
+
+async def prepare(
+    source: Source,
+    message: QueuedMessage,
+    *,
+    node: str,
+    reading: Reading,
+    progress: Callable[[], None],
+    blocks: Collection[str] = (),
+    redirected: tuple[str, ...] = (),
+    asking: Asking | None = None,
+    copy: ApprovalCopy | None = None,
+) -> MessageBody | Unreadable:
+    """Read what MAIL needs to know. A large message is read in the background. Raises OSError.
+
+    `blocks` as in `has_block`; `redirected`: the recipients in whose place somebody else gets this one; `copy`: the one
+    that is sent of a request for approval, as `asking` says.
+    """
+    header, data = read_header(source)
     if isinstance(header, Unreadable):
         return header
-    edited = _edited(header, message, source.uid, node, reading)
+    if copy is not None and asking is None:
+        raise ValueError("nobody may answer a copy")
+    pickup = has_block(message, reading, blocks)
+    edited = headers.edit(
+        header,
+        queue_id=message.queue_id,
+        node=node,
+        arrived_at=message.progress.arrived_at,
+        uid=source.uid if message.uid is None else message.uid,
+        pickup=pickup,
+        from_address=reading.from_address,
+        rewrite_from=reading.rewrite_from,
+        sender=message.envelope.sender,
+        redirected=redirected,
+        revise=partial(revise, asking=asking, token=copy.token, queue_id=message.queue_id) if asking and copy else list,
+    )
+    if asking and copy and asking.mark_body and header.empty_line and source.size <= marking.MAX_MARKED:
+        added = marking.block(asking, copy.token, header.fields)
+        kept = headers.kept(header, pickup=pickup)
+        whole = await asyncio.to_thread(_marked, source, header, kept, added)
+        return MessageBody(source, edited, header.body, _facts(edited, iter((whole,))), progress, whole)
     if source.size <= SMALL:
         whole = data[header.body :]
         return MessageBody(source, edited, header.body, _facts(edited, iter((whole,))), progress, whole)
     facts = await asyncio.to_thread(_facts, edited, _pieces(source, header.body))
     return MessageBody(source, edited, header.body, facts, progress)
+
+
+def _marked(source: Source, header: Header, kept: list[headers.Field], added: marking.Block) -> bytes:
+    body = b"".join(_pieces(source, header.body))
+    return marking.mark(kept, body, added) or body
 
 
 def _facts(header: bytes, pieces: Iterator[bytes]) -> WireFacts:
@@ -90,17 +145,3 @@ def _facts(header: bytes, pieces: Iterator[bytes]) -> WireFacts:
     for piece in pieces:
         scanner.feed(piece)
     return scanner.finish()
-
-
-def _edited(header: Header, message: QueuedMessage, uid: int, node: str, reading: Reading) -> bytes:
-    return headers.edit(
-        header,
-        queue_id=message.queue_id,
-        node=node,
-        arrived_at=message.progress.arrived_at,
-        uid=uid,
-        pickup=message.rule == "pickup" or (message.rule == "sidecar" and reading.rule == "pickup"),
-        from_address=reading.from_address,
-        rewrite_from=reading.rewrite_from,
-        sender=message.envelope.sender,
-    )

@@ -19,11 +19,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from mailrelayd.outbound import copies
 from mailrelayd.outbound.values import (
     Answers,
     Attempt,
     Extensions,
     Outcome,
+    Past,
     Progress,
     QueuedMessage,
     RecipientRecord,
@@ -31,10 +33,13 @@ from mailrelayd.outbound.values import (
     Stage,
     Status,
     Transaction,
+    remembered,
 )
 
 _SEND_AS_DENIED = "sendasdenied"
 ROUTE_CODES = frozenset({530, 534, 535, 538})  # RFC 4954 section 6: authentication required, too weak, failed
+SUPPRESSED = "suppressed"  # the reason of a recipient that [guard] leaves out
+MOST_LINES = 5  # of history, from one attempt
 IN_A_ROW = 3  # this many different messages in a row make a refusal or a lost connection the route's fault
 CHANGES = 3  # a file found changed this often while it was sent is given up
 TOO_MANY = frozenset({(452, "4.5.3"), (452, ""), (552, "5.5.3"), (552, "")})  # RFC 5321 section 4.5.3.1.10
@@ -87,6 +92,7 @@ Step = Remove | Release | Retry | Fail
 def owed(message: QueuedMessage, now: float, limit: int) -> tuple[str, ...]:
     """The recipients whose turn it is, at most `limit` of them, in the order of the envelope.
 
+    An approver is asked for alone: nobody else may see that copy, and who must not be asked any more is left out.
     Where the queue thinks the message is due and the wall clock does not (it was set back), the earliest are.
     """
     records = message.progress.recipients
@@ -95,8 +101,45 @@ def owed(message: QueuedMessage, now: float, limit: int) -> tuple[str, ...]:
         for recipient in message.envelope.recipients
         if (record := records.get(recipient)) is None or record.status is Status.DEFERRED
     }
+    for recipient in copies.expired(message, now):
+        turns.pop(recipient, None)
     until = max(now, min(turns.values(), default=now))
-    return tuple(recipient for recipient, turn in turns.items() if turn <= until)[:limit]
+    due = tuple(recipient for recipient, turn in turns.items() if turn <= until)
+    return copies.together(message, due)[:limit]
+
+
+def stands_for(transaction: Transaction) -> tuple[str, ...]:
+    """Whom a transaction is about: where it is redirected, not the address that the server is asked for."""
+    return transaction.redirected or transaction.recipients
+
+
+def suppress(message: QueuedMessage, why: Mapping[str, str], now: float) -> Progress:
+    """These recipients are left out, each for the reason given as a sentence: kept, never asked for."""
+    records = dict(message.progress.recipients)
+    for recipient, sentence in why.items():
+        before = records.get(recipient)
+        response = Response(Stage.LOCAL, 0, "", sentence)
+        attempts = before.attempts if before else 0
+        records[recipient] = RecipientRecord(Status.FAILED, response, attempts, now, reason=SUPPRESSED)
+    progress = replace(message.progress, recipients=records)
+    for sentence in dict.fromkeys(why.values()):
+        left_out = [recipient for recipient in why if why[recipient] == sentence]
+        progress = remembered(
+            progress, Past(now, SUPPRESSED, _of(left_out, sentence, len(message.envelope.recipients)))
+        )
+    return progress
+
+
+def expire(message: QueuedMessage, recipients: Sequence[str], now: float) -> Progress:
+    """These approvers are not asked any more: their request has expired."""
+    records = dict(message.progress.recipients)
+    for recipient in recipients:
+        before = records.get(recipient)
+        attempts = before.attempts if before else 0
+        records[recipient] = RecipientRecord(Status.FAILED, copies.EXPIRED, attempts, now, reason="expired")
+    progress = replace(message.progress, recipients=records)
+    text = _of(recipients, str(copies.EXPIRED), len(message.envelope.recipients))
+    return remembered(progress, Past(now, "expired", text))
 
 
 def unsupported(transaction: Transaction, extensions: Extensions, *, has_nul: bool = False) -> dict[str, Response]:
@@ -119,8 +162,10 @@ def unsupported(transaction: Transaction, extensions: Extensions, *, has_nul: bo
         everyone = local(554, "5.6.3", "the message holds 8-bit octets, the smarthost does not offer 8BITMIME")
     elif not transaction.sender.isascii() and not extensions.smtputf8:
         everyone = local(553, "5.6.7", "the sender's address is not ASCII, the smarthost does not offer SMTPUTF8")
+    if everyone is None and transaction.redirected and transaction.smtputf8 and not extensions.smtputf8:
+        everyone = local(553, "5.6.7", "[guard] redirect_to is not ASCII, the smarthost does not offer SMTPUTF8")
     if everyone is not None:
-        return dict.fromkeys(transaction.recipients, everyone)
+        return dict.fromkeys(stands_for(transaction), everyone)
     if extensions.smtputf8:
         return {}
     refusal = local(553, "5.6.7", "the recipient's address is not ASCII, the smarthost does not offer SMTPUTF8")
@@ -145,7 +190,7 @@ def judge(answers: Answers, own_address: str) -> Attempt:
         return Attempt(transaction)
     outcomes: list[Outcome] = []
     route: Response | None = None
-    for recipient, answer in zip(transaction.recipients, _deciding(answers), strict=True):
+    for recipient, answer in zip(stands_for(transaction), _about_each(answers), strict=True):
         if answer is None:
             continue
         if _blames_route(answer, transaction, own_address):
@@ -164,7 +209,7 @@ def judge(answers: Answers, own_address: str) -> Attempt:
 
 def step_aside(attempt: Attempt, trouble: Response) -> Attempt:
     """An attempt that met no answer, counted as one all the same: the message is deferred as if it had been cut."""
-    outcomes = tuple(Outcome(recipient, Status.DEFERRED, trouble) for recipient in attempt.transaction.recipients)
+    outcomes = tuple(Outcome(recipient, Status.DEFERRED, trouble) for recipient in stands_for(attempt.transaction))
     return replace(attempt, outcomes=outcomes, cut=trouble)
 
 
@@ -175,6 +220,19 @@ def status_of(answer: Response) -> Status:
     if 500 <= answer.code < 600:
         return Status.FAILED
     return Status.DEFERRED
+
+
+def _about_each(answers: Answers) -> list[Response | None]:
+    """What decides about each recipient. One address may have been asked for in the place of all of them."""
+    deciding = _deciding(answers)
+    transaction = answers.transaction
+    if not transaction.redirected:
+        return deciding
+    (answer,) = deciding
+    if answer is not None:
+        # What is remembered and logged of a recipient must not read as if it had been asked for.
+        answer = replace(answer, text=f"{answer.text} (redirected to <{transaction.recipients[0]}>)".lstrip())
+    return [answer] * len(transaction.redirected)
 
 
 def _deciding(answers: Answers) -> list[Response | None]:
@@ -231,7 +289,8 @@ def _blames_route(answer: Response, transaction: Transaction, own_address: str) 
 def advance(progress: Progress, attempt: Attempt, policy: Policy, now: float, *, may_expire: bool = True) -> Progress:
     """Everything known after this attempt. The same object where the attempt taught nothing."""
     if attempt.changed:
-        return replace(progress, changed=progress.changed + 1)
+        past = Past(now, "changed", "its producer wrote to it while it was sent")
+        return remembered(replace(progress, changed=progress.changed + 1), past)
     if not attempt.outcomes:
         return progress
     records = dict(progress.recipients)
@@ -246,15 +305,38 @@ def advance(progress: Progress, attempt: Attempt, policy: Policy, now: float, *,
         elif outcome.status is Status.FAILED:
             record = replace(record, reason="unsupported" if outcome.response.stage is Stage.LOCAL else "rejected")
         records[outcome.recipient] = record
-    return replace(progress, recipients=records)
+    tried = {outcome.recipient: records[outcome.recipient] for outcome in attempt.outcomes}
+    return _with_history(replace(progress, recipients=records), tried, now)
+
+
+def _with_history(progress: Progress, tried: Mapping[str, RecipientRecord], now: float) -> Progress:
+    """One line for each thing that was said, and to whom."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for recipient, record in tried.items():
+        event = "expired" if record.reason == "expired" else record.status.value
+        alike.setdefault((event, str(record.response)), []).append(recipient)
+    for (event, response), recipients in list(alike.items())[:MOST_LINES]:
+        progress = remembered(progress, Past(now, event, _of(recipients, response, len(progress.recipients))))
+    return progress
+
+
+def _of(recipients: Sequence[str], response: str, everyone: int) -> str:
+    """What was said, and to whom where that was not everybody."""
+    if len(recipients) == everyone:
+        return response
+    who = recipients[0] if len(recipients) == 1 else f"{len(recipients)} recipients"
+    return f"{who}: {response}"
 
 
 def next_step(message: QueuedMessage, attempt: Attempt, progress: Progress, policy: Policy, now: float) -> Step:
     """What to do with the message: `progress` is what `advance` made of `attempt`."""
     if attempt.changed:
         return Fail("changed") if progress.changed >= CHANGES else Retry(now + policy.settle)
-    if progress is message.progress:
-        return Release()
+    return Release() if progress is message.progress else rest(message, progress, now)
+
+
+def rest(message: QueuedMessage, progress: Progress, now: float) -> Step:
+    """What is left to do for a message of which this is known, and has not been written down yet."""
     waiting = [
         record.next_attempt if record else now
         for recipient in message.envelope.recipients
@@ -262,10 +344,23 @@ def next_step(message: QueuedMessage, attempt: Attempt, progress: Progress, poli
     ]
     if waiting:
         return Retry(max(now, min(waiting)))
+    reason = failure(progress)
+    return Fail(reason) if reason else Remove()
+
+
+def failure(progress: Progress) -> str:
+    """Why a message failed to which nobody is owed a try any more; "" where it was sent to everybody."""
     reasons = {record.reason for record in progress.recipients.values() if record.status is Status.FAILED}
-    if not reasons:
-        return Remove()
-    return Fail(reasons.pop() if len(reasons) == 1 else "rejected")
+    return reasons.pop() if len(reasons) == 1 else "rejected" if reasons else ""
+
+
+def failed_since(before: Progress, after: Progress) -> dict[str, RecipientRecord]:
+    """The recipients given up between the two, who are their sender's business: the suppressed are not."""
+    return {
+        recipient: record
+        for recipient, record in after.recipients.items()
+        if record.status is Status.FAILED and record.reason != SUPPRESSED and record != before.recipients.get(recipient)
+    }
 
 
 def give_up(message: QueuedMessage, reason: str, response: Response, now: float) -> Progress:
@@ -288,7 +383,7 @@ def try_again(progress: Progress, now: float) -> Progress:
         else replace(record, status=Status.DEFERRED, next_attempt=now, attempts=0, reason="")
         for recipient, record in progress.recipients.items()
     }
-    return Progress(arrived_at=now, recipients=records)
+    return Progress(arrived_at=now, recipients=records, history=progress.history)
 
 
 # -- three in a row ----------------------------------------------------------------------------------------------
@@ -303,17 +398,19 @@ class Suspicion:
 
     refusal: Response | None = None
     refused: tuple[str, ...] = ()  # queue ids, each once
+    ordinary: bool = False  # not all of those are reports of our own
     cut: tuple[str, ...] = ()
     accepted_at: float = 0.0
 
 
 def suspect(
-    suspicion: Suspicion, attempt: Attempt, progress: Progress, now: float
+    suspicion: Suspicion, attempt: Attempt, progress: Progress, now: float, *, report: bool = False
 ) -> tuple[Suspicion, Response | None]:
     """The suspicion after this attempt, and the answer that makes it the route's fault from now on, if any.
 
     `progress` is the message's before the attempt: a refusal that was excused once counts as the message's own
-    as soon as anything has been accepted since.
+    as soon as anything has been accepted since. `report`: the message is one of our own, from the null sender, which
+    some servers refuse from everybody: reports alone blame nobody.
     """
     queue_id = attempt.transaction.queue_id
     outcomes = [outcome for outcome in attempt.outcomes if outcome.response.stage is not Stage.LOCAL]
@@ -332,10 +429,11 @@ def suspect(
         return suspicion, None
     if progress.excused_at and suspicion.accepted_at > progress.excused_at:
         return suspicion, None
-    again = suspicion.refusal is not None and _alike(refusal, suspicion.refusal)
+    again = suspicion.refusal is not None and alike(refusal, suspicion.refusal)
     refused = _once(suspicion.refused, queue_id) if again else (queue_id,)
-    suspicion = replace(suspicion, refusal=refusal, refused=refused)
-    return suspicion, refusal if len(refused) >= IN_A_ROW else None
+    ordinary = (again and suspicion.ordinary) or not report
+    suspicion = replace(suspicion, refusal=refusal, refused=refused, ordinary=ordinary)
+    return suspicion, refusal if len(refused) >= IN_A_ROW and ordinary else None
 
 
 def _once(ids: tuple[str, ...], queue_id: str) -> tuple[str, ...]:
@@ -345,15 +443,15 @@ def _once(ids: tuple[str, ...], queue_id: str) -> tuple[str, ...]:
 def _policy_refusal(outcomes: Sequence[Outcome]) -> Response | None:
     """The one 5.7.x (RFC 3463 section 3.8: security or policy) that refused everybody alike, else None."""
     first = outcomes[0].response
-    alike = all(outcome.status is Status.FAILED and _alike(outcome.response, first) for outcome in outcomes)
+    everybody = all(outcome.status is Status.FAILED and alike(outcome.response, first) for outcome in outcomes)
     policy = first.enhanced.startswith("5.7.") or _SEND_AS_DENIED in first.text.casefold()
-    return first if alike and policy else None
+    return first if everybody and policy else None
 
 
 def excuse(attempt: Attempt, response: Response) -> Attempt:
     """The attempt with its refusals taken back: deferred, and the route to blame."""
     outcomes = tuple(
-        replace(o, status=Status.DEFERRED) if o.status is Status.FAILED and _alike(o.response, response) else o
+        replace(o, status=Status.DEFERRED) if o.status is Status.FAILED and alike(o.response, response) else o
         for o in attempt.outcomes
     )
     return replace(attempt, outcomes=outcomes, route=response)
@@ -366,14 +464,15 @@ def excuse_failed(progress: Progress, response: Response, policy: Policy, now: f
     """
     records = {
         recipient: replace(record, status=Status.DEFERRED, next_attempt=now + policy.delay(record.attempts), reason="")
-        if record.status is Status.FAILED and record.reason == "rejected" and _alike(record.response, response)
+        if record.status is Status.FAILED and record.reason == "rejected" and alike(record.response, response)
         else record
         for recipient, record in progress.recipients.items()
     }
-    return replace(progress, recipients=records, excused_at=now)
+    past = Past(now, "retry", "refused like all others: the route is held, and this is taken back")
+    return remembered(replace(progress, recipients=records, excused_at=now), past)
 
 
-def _alike(one: Response, other: Response) -> bool:
+def alike(one: Response, other: Response) -> bool:
     """The same refusal at the same place; its text may name the message."""
     return (one.stage, one.code, one.enhanced) == (other.stage, other.code, other.enhanced)
 

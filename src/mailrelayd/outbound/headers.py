@@ -8,6 +8,7 @@ the receiver would see is a field here. Total: any bytes give a Header or an Unr
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
@@ -16,6 +17,7 @@ from mailrelayd.outbound.addresses import AddressError, read_list, shown
 
 MAX_HEADER = 1024 * 1024  # bytes
 MAX_FIELDS = 10_000
+MAX_REDIRECTED = 100  # recipients named in X-Original-Recipients; header lines have limits on the way
 
 RewriteFrom = Literal["envelope", "always", "if-missing", "never"]
 
@@ -163,6 +165,12 @@ def removed(header: Header, *, pickup: bool) -> tuple[str, ...]:
     return ("From ", *names) if header.mbox_line else tuple(names)
 
 
+def kept(header: Header, *, pickup: bool) -> list[Field]:
+    """What `edit` leaves in place, and what may be shown of a message to others than its producer."""
+    block = set(pickup_block(header)) if pickup else set()
+    return [field for field in header.fields if field not in block and field.key not in _REMOVED]
+
+
 def edit(
     header: Header,
     *,
@@ -174,6 +182,8 @@ def edit(
     from_address: str,
     rewrite_from: RewriteFrom,
     sender: str,
+    redirected: tuple[str, ...] = (),
+    revise: Callable[[list[Field]], list[Field]] = list,
 ) -> bytes:
     """The header as it goes on the wire: CRLF only, with the empty line if the file has one; the body follows.
 
@@ -181,26 +191,42 @@ def edit(
     since the epoch, `uid` the owner of the file, `sender` the envelope's before `from_address` was applied: with the
     null sender no From is touched. `pickup`: the folder's envelope rule is "pickup", so an X-Sender/X-Receiver block
     at the top goes. `queue_id` and `node` must be atoms (RFC 5322 section 3.2.3); the Message-ID is made of them
-    alone, as nothing else is sure to be the same after a reload.
+    alone, as nothing else is sure to be the same after a reload. `redirected`: who should have received it, where
+    somebody else does in their place. `revise`: what else becomes of the fields that stay.
     """
-    block = set(pickup_block(header)) if pickup else set()
-    kept = [field for field in header.fields if field not in block and field.key not in _REMOVED]
-    when = _date(arrived_at)
+    fields = revise(kept(header, pickup=pickup))
+    when = date(arrived_at)
     owner = "" if uid is None else f" (uid {uid})"
     # RFC 5321 section 4.4; without "from", since no host handed this mail in.
     lines = [f"Received: by {node} (mailrelayd) with local id {queue_id}{owner};\r\n\t{when}\r\n".encode()]
+    if redirected:
+        lines.append(_original_recipients(redirected))
     if from_address and sender and rewrite_from in ("always", "if-missing"):
-        lines += _with_from(kept, from_address, replace=rewrite_from == "always")
+        lines += _with_from(fields, from_address, replace=rewrite_from == "always")
     else:
-        lines += [field.raw for field in kept]
-    present = {field.key for field in kept}
+        lines += [field.raw for field in fields]
+    present = {field.key for field in fields}
     # At the end, so that our Received stays next to older ones (RFC 5322 section 3.6.7).
     added = []
     if "message-id" not in present:
-        added.append(f"Message-ID: <{queue_id}@{node}>\r\n".encode())
+        added.append(f"Message-ID: {message_id(queue_id, node)}\r\n".encode())
     if "date" not in present:
         added.append(f"Date: {when}\r\n".encode())
     return b"".join(_with_crlf(line) for line in lines + added) + (b"\r\n" if header.empty_line else b"")
+
+
+def message_id(queue_id: str, node: str) -> str:
+    """The Message-ID of a message that has none of its own; the same over every try."""
+    return f"<{queue_id}@{node}>"
+
+
+def _original_recipients(recipients: tuple[str, ...]) -> bytes:
+    """X-Original-Recipients, an address per line. In ASCII: the address that stands in may be reached without
+    SMTPUTF8."""
+    named = [recipient.encode("ascii", "backslashreplace") for recipient in recipients[:MAX_REDIRECTED]]
+    more = len(recipients) - len(named)
+    rest = b"\r\n (and %d more)" % more if more else b""
+    return b"X-Original-Recipients: " + b",\r\n ".join(named) + rest + b"\r\n"
 
 
 def _with_from(fields: list[Field], from_address: str, *, replace: bool) -> list[bytes]:
@@ -236,7 +262,7 @@ def _with_crlf(raw: bytes) -> bytes:
     return line if line.endswith(b"\r\n") else line + b"\r\n"
 
 
-def _date(seconds: float) -> str:
+def date(seconds: float) -> str:
     """RFC 5322 section 3.3, in UTC and in English whatever the locale."""
     at = datetime.fromtimestamp(int(seconds), UTC)
     return f"{_DAYS[at.weekday()]}, {at.day:02} {_MONTHS[at.month - 1]} {at.year:04} {at:%H:%M:%S} +0000"

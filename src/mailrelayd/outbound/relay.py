@@ -1,7 +1,8 @@
 """The loop: due messages -> smarthost -> step. One task per connection.
 
 What is in flight is a Transaction, so a lost connection is a value: every transaction that was handed over comes
-back as exactly one Answers, in order, and is settled on disk before the next body may begin.
+back as exactly one Answers, in order, and is settled on disk before the next body may begin. [guard] stands between
+the two: nothing is handed over that it has not let through just then.
 """
 
 from __future__ import annotations
@@ -12,26 +13,22 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from mailrelayd.clock import Clock
+from mailrelayd.config.units import Rate, write_rate
 from mailrelayd.operate import events
-from mailrelayd.outbound import delivery
+from mailrelayd.outbound import copies, delivery
+from mailrelayd.outbound.asking import Asking
 from mailrelayd.outbound.body import prepare
-from mailrelayd.outbound.delivery import Fail, Policy, Release, Remove, Retry, Suspicion
+from mailrelayd.outbound.delivery import Policy
 from mailrelayd.outbound.envelope import rewrite
+from mailrelayd.outbound.guard import Brake, Guard
 from mailrelayd.outbound.headers import Unreadable
-from mailrelayd.outbound.queue import Queue, Source
+from mailrelayd.outbound.postmaster import Postmaster
+from mailrelayd.outbound.queue import Copies, Queue, Source
 from mailrelayd.outbound.route import Route
 from mailrelayd.outbound.session import Session
+from mailrelayd.outbound.settling import Settler
 from mailrelayd.outbound.stored import Reading
-from mailrelayd.outbound.values import (
-    Attempt,
-    Progress,
-    QueuedMessage,
-    RecipientRecord,
-    Response,
-    Stage,
-    Status,
-    Transaction,
-)
+from mailrelayd.outbound.values import Attempt, QueuedMessage, Response, Stage, Transaction
 
 IDLE = 5.0  # seconds that an open connection waits for another message
 MORE = 10  # messages that must be due for each further connection
@@ -40,7 +37,7 @@ PATIENCE = 30.0  # seconds between two signs of life while nothing is due
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How to send: [node], [spool], [retry] and the account, as far as the relay needs them."""
+    """How to send: [node], [spool], [retry], [guard] and the account, as far as the relay needs them."""
 
     node: str
     own_address: str = ""
@@ -49,6 +46,10 @@ class Terms:
     max_recipients: int = 100
     strict_order: bool = False
     slowest: float = 900.0  # seconds that one step of a transaction may take
+    blocks: frozenset[str] = frozenset()  # the producers whose [pickup.NAME] has envelope = "pickup"
+    guard: Guard = field(default_factory=Guard)
+    rate: Rate | None = None  # [guard] rate
+    asking: Asking | None = None  # [approvals]; None: not enabled, and copies wait
 
 
 @dataclass(slots=True)
@@ -56,6 +57,7 @@ class _Claimed:
     message: QueuedMessage
     source: Source
     taken_at: float  # clock.monotonic()
+    begun: bool = False  # it counts for the brake
 
 
 @dataclass(slots=True)
@@ -72,16 +74,33 @@ class Relay:
     """What the connections to one smarthost share, and the loop that each of them runs."""
 
     def __init__(
-        self, queue: Queue, route: Route, terms: Terms, clock: Clock, may_expire: Callable[[], bool] | None = None
+        self,
+        queue: Queue,
+        route: Route,
+        terms: Terms,
+        clock: Clock,
+        may_expire: Callable[[], bool] | None = None,
+        postmaster: Postmaster | None = None,
+        desk: Copies | None = None,
     ) -> None:
-        """`may_expire`: whether the wall clock can be trusted; by default it is watched from now on."""
+        """`may_expire`: whether the wall clock can be trusted; by default it is watched from now on.
+
+        `postmaster` tells senders what was given up; by default nobody does. `desk` hears what became of the copies of
+        requests for approval.
+        """
         self._queue = queue
         self._route = route
         self._terms = terms
         self._clock = clock
-        self._suspicion = Suspicion()
         self._first = ("", 0)  # the message that new connections broke on, and how often in a row
-        self._may_expire = may_expire or delivery.ClockTrust(clock.now, clock.monotonic).given
+        may_expire = may_expire or delivery.ClockTrust(clock.now, clock.monotonic).given
+        self._settler = Settler(queue, terms.policy, clock, may_expire, postmaster, desk)
+        self._brake = Brake(terms.rate)
+        self._said_waiting = False  # that the brake holds; said once, until nothing is left to wait
+
+    def inherit(self, before: Relay) -> None:
+        """Go on where the relay of the configuration before stood: a reload lets no more through."""
+        self._brake.inherit(before._brake)
 
     async def run(self, number: int, stop: asyncio.Event, beat: Callable[[float], None]) -> None:
         """Connection `number` (0 is the first), until `stop`. `beat`: within how many seconds it is called again."""
@@ -89,6 +108,13 @@ class Relay:
             beat(PATIENCE * 2)
             # No connection without work, and a further one only for a backlog.
             if not await self._queue.wait_due(stop, at_least=1 + number * MORE, patience=PATIENCE):
+                self._said_waiting = self._said_waiting and number > 0
+                continue
+            if self._terms.guard.dry_run:
+                await self._suppress_due(stop, beat)  # needs no smarthost, so none is asked
+                continue
+            if seconds := self._held_back():
+                await self._clock.wait(stop, min(seconds, PATIENCE))
                 continue
             session = await self._route.open(stop, beat)
             if session is None:
@@ -118,6 +144,7 @@ class Relay:
                     attempt = self._doubt_first(attempt, session.trouble)
                 first = False
                 work = link.claimed.pop(attempt.transaction.queue_id)
+                self._let_go(work, handed_over=not answers.untried)
                 held = await self._settle(work, attempt, link)
                 blamed, cut = blamed or held, cut or attempt.cut is not None
                 if blamed is not None or stop.is_set():
@@ -129,10 +156,12 @@ class Relay:
             await asyncio.wait([feeder])
             session.abort()
             for left in link.claimed.values():
+                self._let_go(left, handed_over=True)
                 left.source.close()
                 self._queue.release(left.message)
         if not feeder.cancelled():
             feeder.result()  # a bug there is a bug here
+        await self._settler.withdraw()
         if blamed is not None:
             return blamed
         # Lost or sent away before anything was settled is trouble; after it, it is normal life: reconnect at once.
@@ -160,36 +189,89 @@ class Relay:
     async def _feed(self, link: _Link, stop: asyncio.Event, beat: Callable[[float], None]) -> None:
         try:
             async with aclosing(self._queue.due(stop, idle=IDLE)) as due:
-                async for message in due:
+                while await self._may_claim(stop):
+                    message = await anext(due, None)
+                    if message is None:
+                        self._said_waiting = False
+                        return
                     if not await self._hand_over(link, message, stop, beat):
                         return
         finally:
             link.session.finish(stopping=stop.is_set())
+
+    def _held_back(self) -> float:
+        """Seconds until [guard] rate lets another message through, or until it is worth asking again; said once."""
+        seconds = self._brake.wait(self._clock.monotonic())
+        if seconds and not self._said_waiting:
+            self._said_waiting = True
+            events.guard_waiting(rate=write_rate(self._brake.rate), seconds=seconds)
+        return seconds
+
+    async def _may_claim(self, stop: asyncio.Event) -> bool:
+        """Wait for the brake, without a message in hand; False: at `stop`, or where an idle connection should end."""
+        while not stop.is_set() and (seconds := self._held_back()):
+            if seconds > IDLE:
+                return False
+            await self._clock.wait(stop, seconds)
+        return not stop.is_set()
+
+    def _let_go(self, work: _Claimed, *, handed_over: bool) -> None:
+        """Tell the brake that a message is no longer under way."""
+        if work.begun and handed_over:
+            self._brake.end(self._clock.monotonic())
+        elif work.begun:
+            self._brake.cancel()
+        work.begun = False
 
     async def _hand_over(
         self, link: _Link, message: QueuedMessage, stop: asyncio.Event, beat: Callable[[float], None]
     ) -> bool:
         """Begin one message's transaction; False: this session takes no more. Never raises for one message."""
         terms, taken_at = self._terms, self._clock.monotonic()
-        recipients = delivery.owed(message, self._clock.now(), terms.max_recipients)
-        if not recipients:
+        _say_active(message)
+        if message.copies:
             async with link.aside:
-                await self._close_settled(message)
+                if await self._settler.expire_copies(message):
+                    return True
+        owed = delivery.owed(message, self._clock.now(), len(message.envelope.recipients))
+        if not owed:
+            async with link.aside:
+                await self._settler.close(message)
             return True
+        copy = copies.copy_for(message, owed)
+        if copy is not None and terms.asking is None:
+            async with link.aside:
+                await self._settler.step_aside(message, "approvals are not enabled (any more)")
+            return True
+        verdict = terms.guard.judge(owed)
+        if verdict.suppressed:  # on disk before anything is sent: those who are left come back at once
+            async with link.aside:
+                await self._settler.suppress(message, verdict.suppressed)
+            return True
+        redirected = owed if terms.guard.redirect_to else ()
+        recipients = (terms.guard.redirect_to,) if redirected else owed[: terms.max_recipients]
         try:
             source = self._queue.open(message)
         except OSError as error:
             async with link.aside:
-                await self._put_off(message, error)
+                await self._settler.put_off(message, error)
             return True
         try:
             body = await prepare(
-                source, message, node=terms.node, reading=terms.reading, progress=lambda: beat(terms.slowest)
+                source,
+                message,
+                node=terms.node,
+                reading=terms.reading,
+                progress=lambda: beat(terms.slowest),
+                blocks=terms.blocks,
+                redirected=redirected,
+                asking=terms.asking,
+                copy=copy,
             )
         except OSError as error:
             source.close()
             async with link.aside:
-                await self._put_off(message, error)
+                await self._settler.put_off(message, error)
             return True
         except BaseException:
             source.close()
@@ -197,7 +279,7 @@ class Relay:
             raise
         work = _Claimed(message, source, taken_at)
         sender = rewrite(message.envelope.sender, terms.reading.from_address, terms.reading.rewrite_from)
-        transaction = Transaction(message.queue_id, sender, recipients)
+        transaction = Transaction(message.queue_id, sender, recipients, redirected=redirected)
         if self._is_being_written(work) or (isinstance(body, Unreadable) and not source.unchanged()):
             async with link.aside:
                 await self._settle(work, Attempt(transaction, changed=True), link)
@@ -205,22 +287,30 @@ class Relay:
         if isinstance(body, Unreadable):
             source.close()
             async with link.aside:
-                await self._give_up(message, "unreadable", body.reason)
+                await self._settler.give_up(message, "unreadable", body.reason)
             return True
         transaction = replace(transaction, size=body.size, eight_bit=body.eight_bit)
         if refusals := delivery.unsupported(transaction, link.session.extensions, has_nul=body.has_nul):
             async with link.aside:
                 await self._settle(work, delivery.refused_here(transaction, refusals), link)
             return True
+        if self._held_back():  # another connection was faster
+            source.close()
+            self._queue.release(message)
+            return True
         link.claimed[message.queue_id] = work
+        self._brake.begin()
+        work.begun = True
         try:
             if not stop.is_set() and await link.session.send(transaction, body):
                 return True
+            self._let_go(work, handed_over=False)
         except ValueError as error:
             del link.claimed[message.queue_id]
+            self._let_go(work, handed_over=False)
             source.close()
             async with link.aside:
-                await self._give_up(message, "unsupported", str(error))
+                await self._settler.give_up(message, "unsupported", str(error))
             return True
         return False  # still in `claimed`: released with everything else that is left
 
@@ -229,136 +319,50 @@ class Relay:
         young = self._clock.now() - work.source.changed_at < self._terms.policy.settle
         return work.message.progress.changed > 0 and young
 
-    async def _close_settled(self, message: QueuedMessage) -> None:
-        """Nobody is owed anything, according to a record that somebody edited or copied back."""
-        if any(record.status is Status.FAILED for record in message.progress.recipients.values()):
-            await self._queue.fail(message, message.progress, "rejected")
-        else:
-            await self._queue.complete(message, message.progress)
-
-    async def _put_off(self, message: QueuedMessage, error: OSError) -> None:
-        """A message that cannot be read right now steps aside for a while."""
-        reason = f"its file cannot be read: {error.strerror or error}"
-        events.queue_trouble(doing="read", reason=reason, queue_id=message.queue_id)
-        await self._queue.defer(message, message.progress, self._clock.now() + self._terms.policy.delay(2))
-
-    async def _give_up(self, message: QueuedMessage, reason: str, detail: str) -> None:
-        response = Response(Stage.LOCAL, 554, "5.6.0", detail)
-        progress = delivery.give_up(message, reason, response, self._clock.now())
-        await self._queue.fail(message, progress, reason)
-        self._log(message, message.progress, progress, None, 0.0, "0/0/0/0")
+    async def _suppress_due(self, stop: asyncio.Event, beat: Callable[[float], None]) -> None:
+        """[guard] dry_run: all that is due is left out."""
+        async with aclosing(self._queue.due(stop)) as due:
+            async for message in due:
+                beat(self._terms.slowest)
+                _say_active(message)
+                if await self._settler.expire_copies(message):
+                    continue
+                owed = delivery.owed(message, self._clock.now(), len(message.envelope.recipients))
+                await self._settler.suppress(message, self._terms.guard.judge(owed).suppressed)
 
     # -- settling ----------------------------------------------------------------------------------------------
 
     async def _settle(self, work: _Claimed, attempt: Attempt, link: _Link) -> Response | None:
         """Put on disk what one attempt meant; the answer that makes the route be held, if it does."""
-        message, policy, now = work.message, self._terms.policy, self._clock.now()
         work.source.close()
-        # Kept before anything is waited for: other connections add to it.
-        self._suspicion, route_fault = delivery.suspect(self._suspicion, attempt, message.progress, now)
-        refused = self._suspicion.refused
-        if route_fault is not None and attempt.cut is None:
-            attempt = delivery.excuse(attempt, route_fault)
-        # What is the route's fault gives nobody up, however old the message is.
-        may_expire = self._may_expire() and route_fault is None
-        progress = delivery.advance(message.progress, attempt, policy, now, may_expire=may_expire)
-        if route_fault is not None and attempt.cut is None:
-            progress = replace(progress, excused_at=now)
-        step = delivery.next_step(message, attempt, progress, policy, now)
-        match step:
-            case Remove():
-                await self._queue.complete(message, progress)
-            case Release():
-                self._queue.release(message)
-            case Retry(at):
-                await self._queue.defer(message, progress, at)
-            case Fail(reason):
-                if reason == "changed":
-                    progress = delivery.give_up(message, reason, _CHANGED, now)
-                await self._queue.fail(message, progress, reason)
-        self._log(message, message.progress, progress, attempt, now, self._delays(work, link), link.session.relay)
-        if attempt.changed and isinstance(step, Retry):
-            events.queue_trouble(
-                doing="send", reason="its producer wrote to it while it was sent", queue_id=message.queue_id
-            )
-        if route_fault is not None and attempt.cut is None:
-            await self._take_back(refused, route_fault, message.queue_id, now)
-        asked = any(outcome.response.stage is not Stage.LOCAL for outcome in attempt.outcomes)
-        if asked and attempt.route is None and attempt.cut is None and route_fault is None:
+        settled = await self._settler.settle(
+            work.message, attempt, relay=link.session.relay, delays=self._delays(work, link)
+        )
+        if settled.proven:
             self._route.proven()
-        if self._terms.strict_order and isinstance(step, Retry):
+        if settled.deferred and self._terms.strict_order:
             link.session.finish(stopping=True)  # nothing may overtake a deferred message
-        return attempt.route or route_fault
-
-    async def _take_back(self, refused: tuple[str, ...], refusal: Response, last: str, now: float) -> None:
-        """The refusals before the third were the route's fault as well: their messages are queued again."""
-        for queue_id in refused:
-            if queue_id == last:
-                continue
-            entry = await self._queue.find(queue_id)
-            if entry is not None and entry.reason == "rejected":
-                progress = delivery.excuse_failed(entry.message.progress, refusal, self._terms.policy, now)
-                if await self._queue.bring_back(queue_id, progress):
-                    events.queue_changed(verb="retry", queue_id=queue_id, by="route", reason="refused like all others")
+        return settled.held
 
     def _delays(self, work: _Claimed, link: _Link) -> str:
         """Postfix's delays=a/b/c/d: waiting, in our hands, connecting, sending; in seconds."""
         connecting, link.setup = link.setup, 0.0
         sending = self._clock.monotonic() - work.taken_at
         waiting = self._clock.now() - work.message.progress.arrived_at - sending - connecting
-        return "/".join(f"{max(seconds, 0.0):.2g}" for seconds in (waiting, 0.0, connecting, sending))
-
-    def _log(
-        self,
-        message: QueuedMessage,
-        before: Progress,
-        after: Progress,
-        attempt: Attempt | None,
-        now: float,
-        delays: str,
-        relay: str = "none",
-    ) -> None:
-        """One line per recipient for whom something changed."""
-        for recipient, record in after.recipients.items():
-            if record is not before.recipients.get(recipient):
-                _log_outcome(message, recipient, record, attempt, relay, self._clock.now(), delays)
+        return "/".join(_short(max(seconds, 0.0)) for seconds in (waiting, 0.0, connecting, sending))
 
 
-_CHANGED = Response(Stage.LOCAL, 554, "5.6.0", "the file was written to while it was being sent, three times")
-
-
-def _log_outcome(
-    message: QueuedMessage,
-    recipient: str,
-    record: RecipientRecord,
-    attempt: Attempt | None,
-    relay: str,
-    now: float,
-    delays: str,
-) -> None:
-    """The event for one recipient's record."""
-    delay = max(now - message.progress.arrived_at, 0.0)
-    common = {
-        "queue_id": message.queue_id,
-        "sender": message.envelope.sender,
-        "recipient": recipient,
-        "relay": "none" if record.response.stage is Stage.LOCAL else relay,
-        "delay": delay,
-        "delays": delays,
-        "response": record.response,
-        "attempt": record.attempts,
-    }
-    if record.status is Status.SENT:
-        events.message_sent(**common)  # type: ignore[arg-type]
-    elif record.status is Status.DEFERRED:
-        events.message_deferred(
-            **common,  # type: ignore[arg-type]
-            next_attempt=record.next_attempt,
-            reason=delivery.reason_of(record.response),
-            # Not those whom the server refused before the body went out.
-            ambiguous=attempt is not None and attempt.ambiguous and record.response.code == 0,
+def _say_active(message: QueuedMessage) -> None:
+    """Where it is its first try."""
+    if not message.progress.recipients:
+        events.message_active(
+            queue_id=message.queue_id,
+            sender=message.envelope.sender,
+            size=message.size,
+            nrcpt=len(message.envelope.recipients),
         )
-    elif record.reason == "expired":
-        events.message_expired(**common, reason=delivery.reason_of(record.response))  # type: ignore[arg-type]
-    else:
-        events.message_failed(**common, reason=record.reason)  # type: ignore[arg-type]
+
+
+def _short(seconds: float) -> str:
+    """Two digits that count, and no exponent."""
+    return f"{seconds:.0f}" if seconds >= 10 else f"{seconds:.2g}"
