@@ -1,69 +1,36 @@
-"""Command line: argv -> command -> exit code. Each command imports its heavy parts only when it runs."""
+"""argv -> command -> exit code. Each command imports its heavy parts only when it runs."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import select
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from mailrelayd import __version__
-from mailrelayd.cli import check, config, demo, queue, run, spool, status
+from mailrelayd.config.light import DEFAULT_CONFIG
 
-DEFAULT_CONFIG = Path("/etc/mailrelayd/mailrelayd.toml")
-EXIT_STATUS = """\
-exit status (sysexits.h):
-  0 done    64 usage    65 no such message, or a file that would be refused    66 no such file    69 no daemon
-  70 bug    73 the spool's files cannot be used    75 try again, or a second daemon    77 not allowed
-  78 configuration
-
-The configuration's reference is the commented file config/mailrelayd.toml; `mailrelayd config show` prints
-what is in force and where each value comes from.
-"""
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse with this program's manners: `error:` and `hint:` on stderr, EX_USAGE."""
-
-    def error(self, message: str) -> NoReturn:
-        print(f"error: {message}\nhint: {self.prog} --help", file=sys.stderr)
-        raise SystemExit(os.EX_USAGE)
-
-
-def parser() -> argparse.ArgumentParser:
-    """The whole command line, every command registered."""
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
-        "--config",
-        metavar="FILE",
-        type=Path,
-        default=argparse.SUPPRESS,
-        help=f"configuration (default {DEFAULT_CONFIG})",
-    )
-    top = Parser(
-        prog="mailrelayd",
-        description="Relays the .eml files dropped into a folder to a smarthost, and keeps them until it has.",
-        epilog=EXIT_STATUS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        parents=[common],
-    )
-    top.add_argument("--version", action="version", version=f"mailrelayd {__version__}")
-    commands = top.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
-    for command in (run, check, config, queue, spool, status, demo):
-        command.register(commands, common)
-    return top
+MAILERS = ("sendmail", "mailq", "newaliases")  # names under which this program is sendmail(1)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the process's exit status (sysexits.h)."""
-    arguments = parser().parse_args(argv)
+    called = Path(sys.argv[0]).name
+    if argv is None and called in MAILERS:
+        return _sendmail(called, DEFAULT_CONFIG, sys.argv[1:])
+    argv = sys.argv[1:] if argv is None else list(argv)
+    file, command, rest = _first_words(argv)
+    if command == "sendmail":
+        return _sendmail(command, file, rest)
+    from mailrelayd.cli.commandline import parser
+
+    top = parser(command)
+    arguments = top.parse_args(argv)
     if not hasattr(arguments, "run"):
-        parser().print_help()
+        top.print_help()
         return os.EX_USAGE
     arguments.config = getattr(arguments, "config", DEFAULT_CONFIG)
+    arguments.top = top
     status = os.EX_OK
     try:
         status = int(arguments.run(arguments))
@@ -73,6 +40,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return status
+
+
+def _first_words(argv: Sequence[str]) -> tuple[Path, str, list[str]]:
+    """The configuration, the command and the words behind it; no command where anything else comes first."""
+    match argv:
+        case ["--config", file, command, *rest]:
+            return Path(file), command, rest
+        case [first, command, *rest] if first.startswith("--config="):
+            return Path(first.removeprefix("--config=")), command, rest
+        case [command, *rest]:
+            return DEFAULT_CONFIG, command, rest
+    return DEFAULT_CONFIG, "", []
+
+
+def _sendmail(called: str, file: Path, arguments: list[str]) -> int:
+    """Its flags are not argparse's, and it starts for each mail anew: nothing else is imported."""
+    from mailrelayd.cli import sendmail
+
+    return sendmail.run(called, arguments, file, main)
 
 
 def _reader_left() -> bool:
