@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 from mailrelayd import __version__
+from mailrelayd.clock import SystemClock
 from mailrelayd.config.load import Loaded
 from mailrelayd.operate import control, events
-from mailrelayd.outbound.listing import shown
+from mailrelayd.outbound.contents import contents
+from mailrelayd.outbound.life import Situation, life, unknown
+from mailrelayd.outbound.listing import Filter, Shape, chosen, shown
 from mailrelayd.outbound.pickup import Pickup
-from mailrelayd.outbound.queue import Verb
+from mailrelayd.outbound.queue import Entry, Place, Verb
 from mailrelayd.outbound.route import Route
 from mailrelayd.outbound.spool import Spool
+
+BATCH = 100  # messages changed at a time: between two batches everybody else has a turn
+IDS = 1000  # queue ids in one line of an answer
 
 
 class Running(Protocol):
@@ -41,37 +48,140 @@ class Running(Protocol):
     async def reload(self, by: str) -> list[str]:
         """All or nothing: the keys that changed. Raises control.RefusedError."""
 
+    async def report_failure(self, entry: Entry) -> None:
+        """Tell the sender of a message that somebody gave up, where [retry] dsn says so."""
+
 
 class Answers:
     """Answers one request at a time; several may be under way."""
 
     def __init__(self, daemon: Running) -> None:
         self._daemon = daemon
+        self._clock = SystemClock()
 
     async def __call__(self, request: dict[str, Any], by: str) -> AsyncIterator[dict[str, Any]]:
         """The lines of the answer. `by`: who asks, by the kernel's word. Raises control.RefusedError."""
-        spool = self._daemon.spool
         match request:
             case {"command": "status"}:
                 yield await self._status()
             case {"command": "reload"}:
                 yield {"changed": await self._daemon.reload(by)}
-            case {"command": "list", "failed": bool(failed)}:
-                async for entry in spool.entries(failed=failed):
-                    yield shown(entry)
+            case {"command": "list", "filter": wanted}:
+                async for entry in self._chosen(wanted):
+                    yield shown(entry, self._trouble)
+            case {"command": "ids", "filter": wanted}:
+                ids = [entry.message.queue_id async for entry in self._chosen(wanted)]
+                for first in range(0, len(ids), IDS):
+                    yield {"ids": ids[first : first + IDS]}
+            case {"command": "shape", "filter": wanted}:
+                shape = Shape()
+                async for entry in self._chosen(wanted):
+                    shape.add(entry, self._clock.now(), self._trouble)
+                for row in shape.table():
+                    yield row
             case {"command": "show", "id": str(queue_id)}:
-                found = await spool.find(queue_id)
-                if found is None:
-                    raise control.RefusedError(os.EX_DATAERR, f"{queue_id}: no such message")
-                yield shown(found)
+                if (found := await self._daemon.spool.find(queue_id)) is None:
+                    raise _no_such(queue_id)
+                yield shown(found, self._trouble)
+            case {"command": "explain", "id": str(queue_id)}:
+                found = await self._daemon.spool.find(queue_id)
+                situation = self._situation()
+                yield life(found, situation, self._clock.now()) if found else unknown(queue_id, situation)
+            case {"command": "cat", "id": str(queue_id), "header": bool(header)}:
+                async for piece in self._contents(queue_id, header):
+                    yield {"data": base64.b64encode(piece).decode()}
             case {"command": "change", "verb": str(verb), "ids": [*ids]} if verb in list(Verb):
-                for queue_id in ids:
-                    (why,) = (await spool.change(Verb(verb), [str(queue_id)])).values()
-                    if not why:
-                        events.queue_changed(verb=verb, queue_id=str(queue_id), by=by)
-                    yield {"id": queue_id, "error": why}
+                async for answer in self._change(Verb(verb), list(dict.fromkeys(map(str, ids))), by):
+                    yield answer
             case _:
                 raise control.RefusedError(os.EX_USAGE, "the daemon does not know this request")
+
+    # -- looking -----------------------------------------------------------------------------------------------
+
+    async def _chosen(self, request: object) -> AsyncIterator[Entry]:
+        try:
+            wanted = Filter.of_request(request)
+        except ValueError as error:
+            raise control.RefusedError(os.EX_USAGE, str(error)) from error
+        now = self._clock.now()
+        async for entry in self._daemon.spool.entries(failed=wanted.failed):
+            if chosen(entry, wanted, now, self._trouble):
+                yield entry
+
+    @property
+    def _trouble(self) -> str:
+        """The answer that holds the route, or ""."""
+        route = self._daemon.route
+        return str(route.held) if route is not None and route.held is not None else ""
+
+    def _situation(self) -> Situation:
+        daemon = self._daemon
+        settings, route = daemon.loaded.settings, daemon.route
+        held = route.held if route is not None else None
+        return Situation(
+            "disabled" if route is None else "held" if held else "up",
+            daemon.node,
+            route.account if route is not None else "",
+            self._trouble,
+            held.stage.value if held else "",
+            self._clock.now() - route.held_for if route is not None and held else 0.0,
+            settings.retry.probe,
+            settings.retry.expire,
+            settings.spool.keep_failed,
+            settings.spool.keep_sent,
+            settings.retry.dsn,
+        )
+
+    async def _contents(self, queue_id: str, header: bool) -> AsyncIterator[bytes]:
+        try:
+            source = self._daemon.spool.content(queue_id)
+            if source is None:
+                raise _no_such(queue_id)
+            pieces = contents(source, header=header)
+            while piece := await asyncio.to_thread(next, pieces, b""):
+                yield piece
+        except OSError as error:
+            raise control.RefusedError(os.EX_IOERR, f"{queue_id}: {error.strerror}") from error
+
+    # -- acting ------------------------------------------------------------------------------------------------
+
+    async def _change(self, verb: Verb, ids: list[str], by: str) -> AsyncIterator[dict[str, Any]]:
+        for batch in _batches(ids):
+            done = await self._daemon.spool.change(verb, batch, by)
+            for queue_id in batch:  # all of them before any answer: whoever asked may go away
+                if not done[queue_id]:
+                    await self._say(verb, queue_id, by)
+            for queue_id in batch:
+                yield {"queue_id": queue_id, "error": done[queue_id]}
+
+    async def _say(self, verb: Verb, queue_id: str, by: str) -> None:
+        events.queue_changed(verb=verb, queue_id=queue_id, by=by)
+        if verb is Verb.DELETE:
+            events.message_removed(queue_id=queue_id)
+        if verb is not Verb.FAIL:
+            return
+        entry = await self._daemon.spool.find(queue_id)
+        if entry is None or entry.place is not Place.FAILED:
+            return  # somebody has brought it back already
+        message = entry.message
+        for recipient, record in message.progress.recipients.items():
+            if record.reason == "by-hand":
+                events.message_failed(
+                    queue_id=queue_id,
+                    sender=message.envelope.sender,
+                    recipient=recipient,
+                    relay="none",
+                    delay=max(self._clock.now() - message.progress.arrived_at, 0.0),
+                    delays="0/0/0/0",
+                    response=record.response,
+                    attempt=record.attempts,
+                    reason=record.reason,
+                    file=message.file or None,
+                )
+        events.message_removed(queue_id=queue_id)
+        await self._daemon.report_failure(entry)
+
+    # -- the daemon itself -------------------------------------------------------------------------------------
 
     async def _status(self) -> dict[str, Any]:
         daemon = self._daemon
@@ -107,3 +217,12 @@ class Answers:
             },
             "pickup": {"refused": daemon.pickup.refused},
         }
+
+
+def _no_such(queue_id: str) -> control.RefusedError:
+    return control.RefusedError(os.EX_DATAERR, f"{queue_id}: no such message", "mailrelayd queue explain ID")
+
+
+def _batches(ids: list[str]) -> Iterator[list[str]]:
+    for first in range(0, len(ids), BATCH):
+        yield ids[first : first + BATCH]

@@ -212,7 +212,7 @@ def act_on_the_queue(site: Site, daemon: Daemon) -> None:
     (before,) = lines(daemon, "queue", "list")
     queue_id = before["queue_id"]
     for verb, name in (("hold", "hold"), ("release", "deferred")):
-        assert lines(daemon, "queue", verb, queue_id) == [{"id": queue_id, "error": ""}]
+        assert lines(daemon, "queue", verb, queue_id) == [{"queue_id": queue_id, "error": ""}]
         assert lines(daemon, "queue", "list")[0]["queue_name"] == name
     for verb in ("hold", "delete"):
         (answer,) = lines(daemon, "queue", verb, "aaaaaaaaaaaaaaaa", status=os.EX_DATAERR)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mailrelayd.config.load import Loaded
-    from mailrelayd.config.settings import OutboundAccount
+    from mailrelayd.config.relaying import OutboundAccount
 
 HINT = "correct these lines, then run mailrelayd check again; config/mailrelayd.toml explains every key"
 

@@ -10,7 +10,7 @@ from typing import Any
 from mailrelayd.cli import failure
 from mailrelayd.config.load import ConfigError, load, state_directory
 from mailrelayd.config.settings import Settings
-from mailrelayd.operate import control
+from mailrelayd.operate import control, sockets
 
 
 class CommandError(Exception):
@@ -38,7 +38,7 @@ def ask(arguments: argparse.Namespace, request: dict[str, Any]) -> Iterator[dict
 
     Raises control.NoDaemonError where none runs, CommandError.
     """
-    path = control.socket_path(state_directory(arguments.config))
+    path = sockets.control_socket(state_directory(arguments.config))
     try:
         yield from control.ask(path, request)
     except control.RefusedError as refused:

@@ -21,7 +21,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Exit status: 0 after SIGTERM, 75 second daemon on the spool, 78 configuration, 73 files, 70 bug."""
     from mailrelayd import daemon, durable
     from mailrelayd.config.load import ConfigError, load
-    from mailrelayd.operate import events, log
+    from mailrelayd.operate import events, log, syslog
     from mailrelayd.outbound.spool import SpoolError
 
     os.umask(0o027)
@@ -30,6 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     except ConfigError as error:
         return failure(os.EX_CONFIG, str(error), "mailrelayd check --config FILE tells the same without a daemon")
     log.setup(loaded.settings.log.format, loaded.settings.log.level)
+    syslog.setup(loaded.settings.log.syslog, events.syslog_trouble)
     try:
         asyncio.run(daemon.serve(arguments.config, loaded, dict(os.environ)))
     except durable.LockedError as error:

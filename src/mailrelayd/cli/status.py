@@ -11,7 +11,15 @@ from typing import Any
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser) -> None:
     """Add the commands."""
-    status = commands.add_parser("status", parents=[common], help="how the daemon, the route and the queue are")
+    status = commands.add_parser(
+        "status",
+        parents=[common],
+        help="how the daemon, the route and the queue are",
+        description="One line each: the daemon, the way to the smarthost, the queue, and what the pickup refused.",
+        epilog="examples:\n  mailrelayd status\n  mailrelayd status --json | jq .queue.waiting\n\n"
+        "Without a daemon: what stands in the spool. `mailrelayd queue` lists the messages themselves.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     status.add_argument("--json", action="store_true", help="as a JSON object")
     status.set_defaults(run=print_status)
     reload = commands.add_parser(
@@ -83,12 +91,13 @@ def reload_daemon(arguments: argparse.Namespace) -> int:
 
 
 def _as_text(found: dict[str, Any]) -> list[str]:
+    from mailrelayd.cli.queue.words import span
     from mailrelayd.operate.log import escape
 
     queue = found["queue"]
     lines = []
     if found["daemon"] == "running":
-        up = _span(time.time() - found["started"])
+        up = span(time.time() - found["started"])
         lines.append(
             f"daemon    running for {up}, pid {found['pid']}, node {found['node']}, version {found['version']}"
         )
@@ -99,7 +108,7 @@ def _as_text(found: dict[str, Any]) -> list[str]:
         detail = (
             f" ({queue['due']} due, {queue['deferred']} deferred, {queue['held']} on hold)" if "due" in queue else ""
         )
-        oldest = f", oldest {_span(time.time() - queue['oldest'])}" if queue["oldest"] else ""
+        oldest = f", oldest {span(time.time() - queue['oldest'])}" if queue["oldest"] else ""
         lines.append(f"queue     {queue['waiting']} waiting{detail}{oldest}, {queue['failed']} failed")
     if found.get("pickup", {}).get("refused"):
         lines.append(f"pickup    {found['pickup']['refused']} files refused and left in place; the log says why")
@@ -108,6 +117,7 @@ def _as_text(found: dict[str, Any]) -> list[str]:
 
 def outbound_line(outbound: dict[str, Any]) -> str:
     """How the route is, in one line."""
+    from mailrelayd.cli.queue.words import span
     from mailrelayd.operate.log import escape
 
     if outbound["state"] == "disabled":
@@ -115,19 +125,11 @@ def outbound_line(outbound: dict[str, Any]) -> str:
     described = f" ({outbound['description']})" if outbound["description"] else ""
     name = f"{outbound['account']}{described}, {outbound['host']}"
     if outbound["state"] == "held":
-        return escape(f"{name}: held for {_span(outbound['held_for'])} at {outbound['stage']}: {outbound['reason']}")
+        return escape(f"{name}: held for {span(outbound['held_for'])} at {outbound['stage']}: {outbound['reason']}")
     contact = outbound["last_contact"]
     relay = f" by {outbound['relay']}" if outbound["relay"] else ""
     return escape(
-        f"{name}: ok, last contact {_span(time.time() - contact)} ago{relay}"
+        f"{name}: ok, last contact {span(time.time() - contact)} ago{relay}"
         if contact
         else f"{name}: ok, not needed yet"
     )
-
-
-def _span(seconds: float) -> str:
-    for unit, length in (("s", 60), ("min", 60), ("h", 24)):
-        if seconds < length:
-            return f"{max(seconds, 0):.0f} {unit}"
-        seconds /= length
-    return f"{seconds:.0f} d"
