@@ -21,7 +21,20 @@ from tests.servers.process import free_port as find_free_port
 from tests.servers.process import short_directory
 
 # Program -> Debian's package. What is not there is skipped, named at the end, and on CI an error.
-PACKAGES = {"postfix": "postfix", "dovecot": "dovecot-core", "systemd-analyze": "systemd", "strace": "strace"}
+PACKAGES = {
+    "postfix": "postfix",
+    "dovecot": "dovecot-core",
+    "/usr/lib/dovecot/imap": "dovecot-imapd",
+    "systemd-analyze": "systemd",
+    "strace": "strace",
+    "pflogsumm": "pflogsumm",
+    "jq": "jq",
+    "php": "php-cli",
+    "bsd-mailx": "bsd-mailx",
+    "/usr/lib/git-core/git-send-email": "git-email",
+    "/usr/share/perl5/Mail/Address.pm": "libmailtools-perl",  # which git send-email loads
+    "perl": "perl",
+}
 REAL = {"dovecot_auth", "postfix"}
 NEEDS = "needs "
 
@@ -39,7 +52,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say what was not tested, and the line that would change it."""
     skipped = [report for report in terminalreporter.stats.get("skipped", []) if NEEDS in str(report.longrepr)]
     if skipped:
-        missing = [package for program, package in PACKAGES.items() if shutil.which(program) is None]
+        missing = [package for program, package in PACKAGES.items() if not is_there(program)]
         terminalreporter.section("not tested: a real server or tool is missing")
         for report in skipped:
             terminalreporter.line(report.nodeid)
@@ -53,9 +66,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.line(account().reason)
 
 
+def is_there(program: str) -> bool:
+    """Whether it is installed: by its name in PATH, or by its path."""
+    return shutil.which(program) is not None or (program.startswith("/") and Path(program).exists())
+
+
 def require(program: str, *, root: bool = False) -> None:
     """Skip the test where `program` is not installed, or root is needed and we are not; on CI that is a failure."""
-    if shutil.which(program) is None:
+    if not is_there(program):
         absent = f"{NEEDS}{PACKAGES[program]}"
     elif root and os.getuid() != 0:
         absent = f"{NEEDS}root for {program}"

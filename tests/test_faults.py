@@ -72,6 +72,27 @@ async def test_kills_while_producers_write(directory: Path, way: str) -> None:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize("way", ["submit", "sendmail"])
+async def test_kills_on_both_sides_of_handing_in(directory: Path, way: str) -> None:
+    """submit and sendmail, killed at any moment as the daemon is: what ended with 0 arrives, and nothing torn does."""
+    kills = 40 if FULL else 4
+    verdict = await run(
+        directory,
+        way=way,
+        messages=12 * kills,
+        kills=kills,
+        pace=0.05,
+        recipients=2,
+        addresses=FATES,
+        size=200_000,
+        between=(0.3, 0.9),  # of being ready
+    )
+    assert verdict.kills == kills
+    assert verdict.untaken > 0
+    assert '"producer": "submit"' in (directory / "daemon.log").read_text()
+
+
+@pytest.mark.timeout(300)
 async def test_two_daemons_at_once(directory: Path) -> None:
     """One of two works and the other ends with 75, again and again; nothing is sent by both."""
     verdict = await run(directory, daemons=2, messages=100, recipients=2, pace=0.02)

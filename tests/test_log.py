@@ -9,6 +9,7 @@ import logging
 import os
 import pty
 import re
+import subprocess
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -46,6 +47,13 @@ SAMPLES: dict[str, Callable[[], None]] = {
         file="order 42.eml",
         uid=33,
         rule="headers",
+        producer="erp",
+    ),
+    "message.duplicate": lambda: events.message_duplicate(
+        queue_id="2bq7k5hw3m4a", file="order 42.eml", uid=33, producer="erp"
+    ),
+    "message.active": lambda: events.message_active(
+        queue_id="2bq7k5hw3m4a", sender="erp@example.com", size=339, nrcpt=2
     ),
     "message.sent": lambda: events.message_sent(**DELIVERY, response=SENT, attempt=1),
     "message.deferred": lambda: events.message_deferred(
@@ -58,15 +66,22 @@ SAMPLES: dict[str, Callable[[], None]] = {
     "message.suppressed": lambda: events.message_suppressed(
         queue_id="2bq7k5hw3m4a", sender="", recipient="boss@example.com", reason="dry_run"
     ),
+    "message.removed": lambda: events.message_removed(queue_id="2bq7k5hw3m4a"),
     "pickup.refused": lambda: events.pickup_refused(
         file="report.eml", owner="erp", reason="unreadable", hint="chmod 0640 before the rename"
     ),
+    "submit.refused": lambda: events.submit_refused(
+        uid=33, reason="no recipient", hint="name one on the command line, or use -t"
+    ),
+    "guard.waiting": lambda: events.guard_waiting(rate="30/min", seconds=12.5),
     "route.down": lambda: events.route_down(account="smarthost", response=UNREACHABLE, attempt=1, next_attempt=NOON),
     "route.up": lambda: events.route_up(account="smarthost", relay="smtp.example.com[192.0.2.7]:587", outage=4210.2),
     "queue.changed": lambda: events.queue_changed(verb="delete", queue_id="2bq7k5hw3m4a", by="root"),
     "queue.trouble": lambda: events.queue_trouble(doing="read", reason="Input/output error", queue_id="2bq7k5hw3m4a"),
     "spool.full": lambda: events.spool_full(free=52428800, min_free=104857600, full=True),
     "spool.room": lambda: events.spool_full(free=209715200, min_free=104857600, full=False),
+    "syslog.down": lambda: events.syslog_trouble("/dev/log", "No such file or directory", 0),
+    "syslog.up": lambda: events.syslog_trouble("/dev/log", "", 17),
     "smtp.protocol": lambda: events.smtp_protocol(
         relay="smtp.example.com[192.0.2.7]:587", direction="<", text="250 2.1.0 Ok"
     ),
@@ -558,6 +573,19 @@ def test_nothing_is_collapsed_across_events() -> None:
 
 
 DOCS = (Path(__file__).parents[1] / "docs" / "log.md").read_text()
+
+
+def test_the_line_for_jq_in_the_documentation(required: Callable[[str], None]) -> None:
+    """docs/log.md's own filter finds the failures, and nothing else, in a log with every event there is."""
+    required("jq")
+    (wanted,) = re.findall(r"\| jq '([^']+)'", DOCS)
+
+    def act() -> None:
+        for sample in SAMPLES.values():
+            sample()
+
+    found = subprocess.run(["jq", "-c", wanted], input=written(act, "json"), capture_output=True, text=True, check=True)
+    assert json.loads(found.stdout)["event"] == "message.failed"
 
 
 @pytest.mark.parametrize("event", SAMPLES)

@@ -91,6 +91,45 @@ async def test_recording_late_is_seen_in_the_window(tmp_path: Path) -> None:
     assert verdict.lost == verdict.dup_calm == 0
 
 
+HAND_IN = """
+import os, sys
+variant, spool = sys.argv[1:]
+final = f"{spool}/pickup/{os.getpid()}.eml"
+name = final if variant == "torn" else f"{spool}/pickup/tmp/{os.getpid()}"
+if variant == "liar":
+    sys.exit(bool(sys.stdin.buffer.read()) - 1)
+with open(name, "wb", buffering=0) as file:
+    while data := sys.stdin.buffer.read1(100):
+        file.write(data)
+    os.fsync(file.fileno())
+os.rename(name, final)
+"""
+
+
+async def hand_in(directory: Path, variant: str) -> Verdict:
+    """A campaign of a program that hands messages in, and of kills that meet it at any moment of that."""
+    client = (sys.executable, "-c", HAND_IN, variant, "{spool}")
+    return await run(directory, "correct", messages=30, client=client, client_kills=0.5, pace=0.0, size=2000)
+
+
+async def test_a_program_that_is_killed_has_promised_nothing(tmp_path: Path) -> None:
+    verdict = await hand_in(tmp_path, "correct")
+    assert verdict.ok and verdict.drained, verdict
+    assert verdict.untaken > 0
+    assert verdict.sent == verdict.dropped == 30 - verdict.untaken
+
+
+async def test_a_program_that_promises_too_much_is_seen_as_a_loss(tmp_path: Path) -> None:
+    verdict = await hand_in(tmp_path, "liar")
+    assert verdict.lost > 0, verdict
+    assert verdict.lost == verdict.dropped
+
+
+async def test_a_program_that_hands_in_halves_is_seen_as_corruption(tmp_path: Path) -> None:
+    verdict = await hand_in(tmp_path, "torn")
+    assert verdict.corrupt > 0, verdict
+
+
 # The server
 
 
@@ -311,6 +350,17 @@ def test_a_recipient_whose_record_says_sent_but_whom_the_server_never_saw_is_los
         "x",
         "",
     ]
+
+
+def test_what_nobody_promised_may_arrive_or_not_but_only_whole() -> None:
+    dropped = [Dropped("t1", ("ok@t",), "To: a\n", "b", status=-9), Dropped("t2", ("ok@t",), "To: a\n", "b", status=75)]
+    arrived = Evidence([recorded(header="Received: by relay\r\nTo: a\r\n")])
+    verdict = compare(dropped, arrived, [], {}, {}, connections=1, window=0.5)
+    assert (verdict.ok, verdict.dropped, verdict.sent, verdict.untaken) == (True, 1, 1, 1)
+    torn = Evidence([recorded(header="Received: by relay\r\nTo: a\r\n", body_sha256="c")])
+    assert compare(dropped, torn, [], {}, {}, connections=1, window=0.5).corrupt == 1
+    crashed = [Dropped("t1", ("ok@t",), "To: a\n", "b", status=1)]
+    assert compare(crashed, arrived, [], {}, {}, connections=1, window=0.5).crashes == 1
 
 
 def test_a_success_that_was_read_and_is_kept_as_failed_is_denied() -> None:

@@ -19,7 +19,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,8 +28,15 @@ from tests.faults.script import Rule
 from tests.faults.server import Recorder, Terms
 from tests.faults.verdict import KILLED, Verdict, judge
 
-DAEMON = (sys.executable, "-m", "mailrelayd", "--config", "{config}", "run")
+_PROGRAM = (sys.executable, "-m", "mailrelayd", "--config", "{config}")
+DAEMON = (*_PROGRAM, "run")
+CLIENTS = {
+    "submit": (*_PROGRAM, "submit"),
+    "sendmail": (*_PROGRAM, "sendmail", "-oi", "-t", "-f", "producer@drop.test"),
+}
+"""Programs that hand in what they read on standard input, and end with 0 when it is safe."""
 _ROOT = Path(__file__).parents[2]  # where `python -m tests.faults...` works
+LIFE_OF_A_CLIENT = 0.4  # seconds, about, on a busy machine
 _SECOND = 75  # the exit code of a daemon that finds the spool taken
 
 
@@ -41,13 +48,13 @@ class Message:
     recipients: tuple[str, ...]
     data: bytes
 
-    def as_dropped(self) -> Dropped:
-        """What the verdict needs to know of it."""
+    def as_dropped(self, status: int = 0) -> Dropped:
+        """What the verdict needs to know of it; `status` is that of the program which handed it in."""
         header, body = split(self.data)
         body = re.sub(rb"\r\n|\r|\n", b"\r\n", body)
         if body and not body.endswith(b"\r\n"):
             body += b"\r\n"
-        return Dropped(self.test_id, self.recipients, header.decode("latin-1"), sha256(body))
+        return Dropped(self.test_id, self.recipients, header.decode("latin-1"), sha256(body), status)
 
 
 def compose(test_id: str, recipients: Sequence[str], chance: random.Random, size: int | None = None) -> Message:
@@ -69,8 +76,10 @@ def compose(test_id: str, recipients: Sequence[str], chance: random.Random, size
         header += [f"Message-ID: <{test_id}@drop.test>".encode(), b"Date: Sat, 21 Nov 2026 08:00:00 +0000"]
     lines = [b".", b"..", b". dot", b"From here", b"", b"x" * chance.randrange(78)]
     wanted = size if size is not None else chance.randrange(2000)
-    while sum(map(len, lines)) < wanted:
+    length = sum(map(len, lines))
+    while length < wanted:
         lines.append(chance.choice([b".", b"", b"word " * chance.randrange(15), chance.randbytes(30).hex().encode()]))
+        length += len(lines[-1])
     chance.shuffle(lines)
     body = end.join(lines) + end + f"last line of {test_id}".encode() + chance.choice([b"", end])
     return Message(test_id, tuple(recipients), end.join([*header, b"", body]))
@@ -123,6 +132,47 @@ class Dropper:
             for start in range(0, len(message.data), piece):
                 file.write(message.data[start : start + piece])
                 await asyncio.sleep(self.pause)
+
+
+class Caller:
+    """A program that hands mail in through one of CLIENTS, and is killed together with it now and then."""
+
+    def __init__(self, command: Sequence[str], directory: Path, deadly: float, chance: random.Random) -> None:
+        self.command = command
+        self.directory = directory
+        self.deadly = deadly  # the chance of a SIGKILL
+        self.chance = chance
+
+    async def drop(self, message: Message) -> None:
+        """Hand one message in; whether anybody answers for it is in the log afterwards."""
+        patience = self.chance.uniform(0, LIFE_OF_A_CLIENT) if self.chance.random() < self.deadly else None
+        with (self.directory / "clients.log").open("ab") as log:
+            process = await asyncio.create_subprocess_exec(
+                *self.command, stdin=asyncio.subprocess.PIPE, stdout=log, stderr=log, cwd=_ROOT, start_new_session=True
+            )
+        feeding = asyncio.create_task(self._feed(process, message.data))
+        try:
+            async with asyncio.timeout(patience):
+                await process.wait()
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+        status = await process.wait()
+        await feeding
+        append_line(self.directory / "dropped.jsonl", message.as_dropped(status))
+
+    async def _feed(self, process: asyncio.subprocess.Process, data: bytes) -> None:
+        """In two halves: a client that is killed between them has read a message that looks whole."""
+        pipe = process.stdin
+        assert pipe is not None
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            for half in (data[: len(data) // 2], data[len(data) // 2 :]):
+                pipe.write(half)
+                await pipe.drain()
+                await asyncio.sleep(LIFE_OF_A_CLIENT / 10)
+        pipe.close()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            await pipe.wait_closed()
 
 
 @dataclass
@@ -235,13 +285,34 @@ format = "json"
 
 
 def waiting(spool: Path) -> int:
-    """How many files the daemon still has to deal with."""
+    """How many files the daemon still has to deal with; a sidecar whose producer was killed may stay alone."""
     folders = [spool / "pickup", spool / "queue"]
     return sum(
-        path.is_file() and not path.name.startswith(".") and path.parent.name != "tmp"
+        path.is_file() and not path.name.startswith(".") and path.parent.name != "tmp" and ".env." not in path.name
         for folder in folders
         for path in folder.rglob("*")
     )
+
+
+async def answering(log: Path, lives: int, deadline: float) -> None:
+    """Wait until the daemon has been ready in so many of its lives."""
+    while time.monotonic() < deadline:
+        if _count(log, b'"daemon.ready"') >= lives:
+            return
+        await asyncio.sleep(0.02)
+
+
+async def arrival(spool: Path, deadline: float) -> None:
+    """Wait for the next message in queue/: it is taken, and whoever handed it in may not know that yet."""
+    before = set((spool / "queue").iterdir())
+    while time.monotonic() < deadline:
+        if set((spool / "queue").glob("*.eml")) - before:
+            return
+        await asyncio.sleep(0.0005)
+
+
+def _count(path: Path, text: bytes) -> int:
+    return path.read_bytes().count(text) if path.exists() else 0
 
 
 async def drained(spool: Path, deadline: float) -> bool:
@@ -264,6 +335,9 @@ class Campaign:
     addresses: Sequence[str] = ()  # local parts to take turns; see script.fate for those with a meaning
     size: int | None = None
     way: str = "rename"
+    client: Sequence[str] = ()  # another program in place of CLIENTS[way]
+    clients: int = 4  # that hand mail in at the same time, where `way` is one of CLIENTS
+    client_kills: float = 0.3  # the share of them that is killed
     pace: float | None = None  # seconds between two drops; None: spread over all kills
     kills: int = 0
     between: tuple[float, float] = (0.05, 0.9)  # seconds a life lasts before it is killed
@@ -299,10 +373,14 @@ class Campaign:
             daemons = [Daemon(command, self.directory, self.inject, self.lives_injected) for _ in range(self.daemons)]
             for daemon in daemons:
                 await daemon.start()
-            dropping = asyncio.create_task(self._drop(chance))
+            dropping = asyncio.create_task(self._drop(chance, places))
             try:
-                for _ in range(self.kills):
+                for life in range(1, self.kills + 1):
+                    if self.way in CLIENTS:
+                        await answering(self.directory / "daemon.log", life, time.monotonic() + 10)
                     await asyncio.sleep(chance.uniform(*self.between))
+                    if self.way in CLIENTS:
+                        await arrival(self.spool, time.monotonic() + 1)
                     daemon = chance.choice(daemons)
                     await daemon.kill()
                     await daemon.start()
@@ -319,8 +397,26 @@ class Campaign:
         for folder in ("pickup/tmp", "pickup/new", "queue", "failed"):
             (self.spool / folder).mkdir(parents=True, exist_ok=True)
 
-    async def _drop(self, chance: random.Random) -> None:
-        dropper = Dropper(self.spool, self.directory, self.way)
+    async def _drop(self, chance: random.Random, places: dict[str, str]) -> None:
+        dropper: Dropper | Caller = Dropper(self.spool, self.directory, self.way)
+        at_once = 1
+        if command := self.client or CLIENTS.get(self.way):
+            filled = [_fill(word, places) for word in command]
+            dropper = Caller(filled, self.directory, self.client_kills, random.Random(self.seed))
+            at_once = self.clients
+        room = asyncio.Semaphore(at_once)
+
+        async def hand_in(message: Message) -> None:
+            async with room:
+                await dropper.drop(message)
+
+        async with asyncio.TaskGroup() as tasks:
+            for message, pause in self._messages(chance):
+                tasks.create_task(hand_in(message))
+                await asyncio.sleep(pause)
+
+    def _messages(self, chance: random.Random) -> Iterator[tuple[Message, float]]:
+        """What is dropped, and the seconds until the next one."""
         pace = self.pace if self.pace is not None else self.kills * sum(self.between) / 2 / max(1, self.messages)
         for number in range(self.messages):
             kinds = self.addresses or ("ok",)
@@ -331,8 +427,7 @@ class Campaign:
             message = compose(f"m{self.seed}-{number:06}", recipients, chance, self.size)
             if self.way == "sidecar":  # the header would have it go elsewhere
                 message.data = re.sub(rb"\A(From: [^\r\n]*\r?\n)To: ", rb"\1To: header@elsewhere.test, ", message.data)
-            await dropper.drop(message)
-            await asyncio.sleep(pace)
+            yield message, pace
 
 
 def _fill(word: str, places: dict[str, str]) -> str:
@@ -350,9 +445,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--recipients", type=int, default=1)
     parser.add_argument("--addresses", default="ok", help='local parts, as in "ok reject tempfail-2"')
     parser.add_argument("--size", type=int)
-    parser.add_argument("--way", choices=("rename", "maildir", "sidecar", "slow"), default="rename")
+    ways = ("rename", "maildir", "sidecar", "slow", *CLIENTS)
+    parser.add_argument("--producer", dest="way", choices=ways, default="rename")
+    parser.add_argument("--client-kills", type=float, default=0.3, metavar="P", help="of --producer submit, sendmail")
     parser.add_argument("--pace", type=float, help="seconds between two drops; default: spread over all kills")
     parser.add_argument("--kills", type=int, default=0)
+    parser.add_argument("--between", type=float, nargs=2, default=(0.05, 0.9), metavar="SECONDS", help="of a life")
     parser.add_argument("--daemons", type=int, default=1)
     parser.add_argument("--inject", default="", help='for strace, as in "unlink:signal=KILL:when=3"')
     parser.add_argument("--seed", type=int, default=0)
@@ -371,10 +469,12 @@ def main(argv: Sequence[str]) -> int:
         options.addresses.split(),
         options.size,
         options.way,
-        options.pace,
-        options.kills,
+        pace=options.pace,
+        kills=options.kills,
+        between=tuple(options.between),
         daemons=options.daemons,
         inject=options.inject,
+        client_kills=options.client_kills,
         seed=options.seed,
         deadline=options.deadline,
         rules=options.fault,

@@ -21,12 +21,16 @@ TEST_ID = "X-Test-Id"
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """One message as a producer meant it. `header` and `body` are its bytes read as Latin-1, line ends as dropped."""
+    """One message as a producer meant it. `header` and `body` are its bytes read as Latin-1, line ends as dropped.
+
+    `status` is what the program that handed it in ended with: unless it is 0, nobody has promised anything.
+    """
 
     test_id: str
     recipients: tuple[str, ...]
     header: str
     body_sha256: str  # of the body as it must arrive: CRLF only
+    status: int = 0  # negative: the signal
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,9 @@ STRIPPED = ("bcc", "resent-bcc", "return-path", "content-length")
 WINDOW = 0.5
 """Seconds between the proof that a 250 was read and a kill, within which the record may not have reached the disk."""
 
+UNABLE = (69, 75)
+"""What a program that hands mail in may end with: no daemon, try again."""
+
 KILLED = (-9, 128 + 9)
 """How a process ends that was killed, seen directly or through a shell."""
 
@@ -45,6 +48,7 @@ class Verdict:
     sent: int = 0  # recorded by the server at least once
     failed: int = 0  # kept under failed/, with the recipient
     queued: int = 0  # still in pickup/ or queue/
+    untaken: int = 0  # nothing came of them, as whoever handed them in was not told otherwise; not in `dropped`
     lost: int = 0  # none of these
     dup_race: int = 0  # repeated; the client cannot have known better
     dup_window: int = 0  # repeated; killed between reading the 250 and having it on disk
@@ -77,6 +81,7 @@ class Verdict:
     def __str__(self) -> str:
         rows = [
             ("recipients", f"dropped {self.dropped}  sent {self.sent}  failed {self.failed}  queued {self.queued}"),
+            ("  untaken", f"{self.untaken}"),
             ("lost", f"{self.lost}"),
             ("duplicates", f"race {self.dup_race}  window {self.dup_window} (at most {self.window_allowed})"),
             ("  calm", f"{self.dup_calm}"),
@@ -124,27 +129,39 @@ def compare(
     verdict.kills = sum(death.meant and death.code in KILLED for death in deaths)
     verdict.crashes = sum(not death.meant for death in deaths)
     verdict.details += [f"crashed: exit {death.code} at {death.at:.3f}" for death in deaths if not death.meant]
+    for original in dropped:
+        if original.status not in (0, *UNABLE, *KILLED):
+            verdict.crashes += 1
+            verdict.details.append(f"crashed: the program that handed in {original.test_id}: exit {original.status}")
     verdict.window_allowed = (verdict.kills + verdict.crashes) * connections
     by_id = {message.test_id: message for message in dropped}
     arrivals: dict[tuple[str, str], list[Recorded]] = defaultdict(list)
     names: dict[str, set[str]] = defaultdict(set)
     for message in evidence.messages:
-        original = by_id.get(message.test_id)
-        if original is None:
+        meant = by_id.get(message.test_id)
+        if meant is None:
             verdict.foreign += 1
             verdict.details.append(f"foreign: message {message.id} with test id {message.test_id!r}")
             continue
         names[message.test_id].add(message.message_id)
-        if reason := difference(original, message):
+        if reason := difference(meant, message):
             verdict.corrupt += 1
             verdict.details.append(f"corrupt: {message.test_id}: {reason}")
         for recipient, times in Counter(message.recipients).items():
             arrivals[message.test_id, recipient].append(message)
-            if recipient not in original.recipients or times > 1:
+            if recipient not in meant.recipients or times > 1:
                 verdict.foreign += 1
                 verdict.details.append(f"foreign: {message.test_id}: recipient {recipient} ({times} in one envelope)")
     for original in dropped:
         for recipient in original.recipients:
+            known = (
+                arrivals.get((original.test_id, recipient))
+                or _holds(failed, original.test_id, recipient)
+                or _holds(queued, original.test_id, recipient)
+            )
+            if original.status and not known:
+                verdict.untaken += 1
+                continue
             verdict.dropped += 1
             if arrived := arrivals.get((original.test_id, recipient)):
                 verdict.sent += 1
@@ -248,6 +265,8 @@ def kept(folders: Iterable[Path]) -> dict[str, list[Any]]:
     for folder in folders:
         for path in sorted(folder.rglob("*")):
             if not path.is_file() or path.is_symlink() or path.suffix == ".json" or path.name.startswith("."):
+                continue
+            if path.parent.name == "tmp":  # not handed in; whoever wrote it may have been killed
                 continue
             if test_id := header_value(split(path.read_bytes())[0], TEST_ID):
                 found[test_id].append(_record(path.with_suffix(".json")))

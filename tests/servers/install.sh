@@ -1,13 +1,20 @@
 #!/bin/sh
-# Installs what the tests against real servers need, as root by apt-get; says what will be skipped otherwise.
+# Installs what the tests against real servers and with real callers need, as root by apt-get; says what will be
+# skipped otherwise.
 # The packages' own services are never started and Postfix is left without a configuration: the tests run
 # private instances. With CI=true a failed installation is an error, since the tests would fail too.
 set -eu
 
 PATH=$PATH:/usr/sbin:/sbin
 missing=
-for pair in postfix:postfix dovecot:dovecot-core systemd-analyze:systemd strace:strace; do
-    command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair#*:}"
+# Program:package, as in conftest.py; a path where it is in nobody's PATH.
+for pair in postfix:postfix dovecot:dovecot-core /usr/lib/dovecot/imap:dovecot-imapd systemd-analyze:systemd \
+    strace:strace pflogsumm:pflogsumm jq:jq php:php-cli bsd-mailx:bsd-mailx /usr/lib/git-core/git-send-email:git-email \
+    /usr/share/perl5/Mail/Address.pm:libmailtools-perl perl:perl; do
+    case $pair in
+        /*) [ -e "${pair%%:*}" ] ;;
+        *) command -v "${pair%%:*}" >/dev/null ;;
+    esac || missing="$missing ${pair#*:}"
 done
 if [ "${CI:-}" != true ] && [ ! -e /usr/sbin/postfix ] && [ -e /usr/sbin/sendmail ]; then
     echo "postfix is not installed: another mail transport agent is present, and it would be replaced" >&2

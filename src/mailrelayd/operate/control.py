@@ -16,10 +16,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mailrelayd.operate import events
+from mailrelayd import durable
+from mailrelayd.operate import events, sockets
 
-DEFAULT_STATE = Path("/var/lib/mailrelayd")
-RUNTIME = Path("/run/mailrelayd")
 LIMIT = 4 << 20  # bytes of one line: some 200,000 queue ids
 MOST = 32  # connections at a time: descriptors are what the daemon delivers with
 REQUEST = 5.0  # seconds for a request to arrive whole: a client sends it at once
@@ -42,17 +41,6 @@ class NoDaemonError(Exception):
     """Nobody listens there."""
 
 
-def socket_path(state: Path) -> Path:
-    """Where the socket is: both sides derive it from [state] directory, so several daemons never meet."""
-    return (RUNTIME if state == DEFAULT_STATE else state / "run") / "control.sock"
-
-
-def _reachable(path: Path) -> tuple[str, int]:
-    """A name short enough for a socket address (108 bytes), however deep the folder lies, and its descriptor."""
-    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    return f"/proc/self/fd/{folder}/{path.name}", folder
-
-
 class Server:
     """Listens while the daemon runs."""
 
@@ -69,9 +57,9 @@ class Server:
 
     async def start(self) -> None:
         """Raises OSError. Whoever holds the spool's lock owns the socket, so an old one is replaced."""
-        self._path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        durable.make_folder(self._path.parent, 0o711)  # submit.sock lies there too, for everybody
         self._path.unlink(missing_ok=True)
-        name, folder = _reachable(self._path)
+        name, folder = sockets.reachable(self._path)
         try:
             self._server = await asyncio.start_unix_server(self._connected, name, limit=LIMIT)
         finally:
@@ -167,7 +155,7 @@ def ask(path: Path, request: dict[str, Any], *, timeout: float = 300.0) -> Itera
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout)
         try:
-            name, folder = _reachable(path)
+            name, folder = sockets.reachable(path)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise NoDaemonError from error
         try:

@@ -4,6 +4,8 @@ Names and keys are a promise: programs search for them. Keys keep their order: w
 of it, why, and the server's words last because they are long. Times of duration are seconds; `next_attempt` is
 given as seconds since the epoch and shown as a UTC time. `reason` is a short stable word or phrase; the text
 of a server or an exception belongs into `response`.
+
+What happens to mail is told twice where [log] syslog is set: as Postfix would word it (`maillog`), to the system log.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from mailrelayd.operate import log
+from mailrelayd.operate import log, maillog, syslog
 from mailrelayd.outbound.values import Response, Stage
 
 SAME_AS_LAST = "same as last"
@@ -19,8 +21,22 @@ SAME_AS_LAST = "same as last"
 _repeats = log.Repeats()
 
 
-def message_queued(*, queue_id: str, sender: str, nrcpt: int, size: int, file: str, uid: int | None, rule: str) -> None:
-    """A message was taken over: from here on it is ours. `rule` names what its envelope was read from."""
+def message_queued(
+    *,
+    queue_id: str,
+    sender: str,
+    nrcpt: int,
+    size: int,
+    file: str,
+    uid: int | None,
+    rule: str,
+    producer: str | None = None,
+    about: str | None = None,
+) -> None:
+    """A message was taken over: from here on it is ours. `rule` names what its envelope was read from.
+
+    `producer` is the NAME of [pickup.NAME], or "submit"; `about` the message whose failure this one, our own, reports.
+    """
     log.emit(
         "info",
         "message.queued",
@@ -29,11 +45,39 @@ def message_queued(*, queue_id: str, sender: str, nrcpt: int, size: int, file: s
             "from": _address(sender),
             "nrcpt": nrcpt,
             "size": size,
-            "file": file,
+            "file": file or None,
+            "producer": producer or None,
             "uid": uid,
             "rule": rule,
+            "about": about or None,
         },
     )
+    syslog.write(maillog.reported(queue_id, about) if about else maillog.received(queue_id, sender, uid))
+
+
+def message_duplicate(*, queue_id: str, file: str, uid: int | None, producer: str | None = None) -> None:
+    """A message was handed in again under its idempotency key; `queue_id` took it the first time."""
+    log.emit(
+        "info",
+        "message.duplicate",
+        {"queue_id": queue_id, "file": file or None, "producer": producer or None, "uid": uid},
+    )
+
+
+def message_active(*, queue_id: str, sender: str, size: int, nrcpt: int) -> None:
+    """The relay begins with a message; `nrcpt` recipients are owed."""
+    log.emit(
+        "debug",
+        "message.active",
+        {"queue_id": queue_id, "from": _address(sender), "nrcpt": nrcpt, "size": size},
+    )
+    syslog.write(maillog.active(queue_id, sender, size, nrcpt))
+
+
+def message_removed(*, queue_id: str) -> None:
+    """A message has left the queue: sent to everybody, given up, or deleted."""
+    log.emit("debug", "message.removed", {"queue_id": queue_id})
+    syslog.write(maillog.removed(queue_id))
 
 
 def message_sent(
@@ -48,17 +92,19 @@ def message_sent(
     attempt: int,
 ) -> None:
     """The smarthost took the message for this recipient. `delays` is Postfix's a/b/c/d, in seconds."""
+    dsn = response.enhanced or "2.0.0"
     log.emit(
         "info",
         "message.sent",
         {
             **_delivery(queue_id, sender, recipient, relay, delay, delays),
-            "dsn": response.enhanced or "2.0.0",
+            "dsn": dsn,
             "status": "sent",
             "attempt": attempt,
             "response": str(response),
         },
     )
+    syslog.write(_outcome("sent", queue_id, recipient, relay, delay, delays, dsn, response))
 
 
 def message_deferred(
@@ -76,12 +122,13 @@ def message_deferred(
     ambiguous: bool = False,
 ) -> None:
     """Not now, but again. `ambiguous`: the body went out and its answer never came, so it may arrive twice."""
+    dsn = response.enhanced or "4.0.0"
     log.emit(
         "info",
         "message.deferred",
         {
             **_delivery(queue_id, sender, recipient, relay, delay, delays),
-            "dsn": response.enhanced or "4.0.0",
+            "dsn": dsn,
             "status": "deferred",
             "attempt": attempt,
             "next_attempt": _time(next_attempt),
@@ -90,6 +137,7 @@ def message_deferred(
             "response": str(response),
         },
     )
+    syslog.write(_outcome("deferred", queue_id, recipient, relay, delay, delays, dsn, response))
 
 
 def message_failed(
@@ -106,12 +154,13 @@ def message_failed(
     file: str | None = None,
 ) -> None:
     """Given up and kept under failed/. Without a recipient: the message itself could not be read."""
+    dsn = response.enhanced or "5.0.0"
     log.emit(
         "warning",
         "message.failed",
         {
             **_delivery(queue_id, sender, recipient, relay, delay, delays),
-            "dsn": response.enhanced or "5.0.0",
+            "dsn": dsn,
             "status": "failed",
             "attempt": attempt,
             "reason": reason,
@@ -119,6 +168,7 @@ def message_failed(
             "response": str(response),
         },
     )
+    syslog.write(_outcome("bounced", queue_id, recipient, relay, delay, delays, dsn, response, file))
 
 
 def message_unreadable(*, queue_id: str, detail: str, file: str | None = None) -> None:
@@ -151,12 +201,13 @@ def message_expired(
     file: str | None = None,
 ) -> None:
     """Given up because time ran out; `response` is the last one, `reason` what kept it waiting."""
+    dsn = response.enhanced or "4.4.7"  # RFC 3463: delivery time expired
     log.emit(
         "warning",
         "message.expired",
         {
             **_delivery(queue_id, sender, recipient, relay, delay, delays),
-            "dsn": response.enhanced or "4.4.7",  # RFC 3463: delivery time expired
+            "dsn": dsn,
             "status": "expired",
             "attempt": attempt,
             "reason": reason,
@@ -164,6 +215,7 @@ def message_expired(
             "response": str(response),
         },
     )
+    syslog.write(_outcome("expired", queue_id, recipient, relay, delay, delays, dsn, response, file))
 
 
 def message_suppressed(*, queue_id: str, sender: str, recipient: str, reason: str) -> None:
@@ -179,11 +231,24 @@ def message_suppressed(*, queue_id: str, sender: str, recipient: str, reason: st
             "reason": reason,
         },
     )
+    syslog.write(maillog.suppressed(queue_id, sender, recipient, reason))
 
 
 def pickup_refused(*, file: str, owner: str, reason: str, hint: str) -> None:
     """A file in a pickup folder is not taken, and stays. `hint` tells its owner what to do."""
     log.emit("warning", "pickup.refused", {"file": file, "owner": owner, "reason": reason, "hint": hint})
+    syslog.write(maillog.not_taken(file, reason, hint))
+
+
+def submit_refused(*, uid: int | None, reason: str, hint: str) -> None:
+    """Nothing was taken from a caller of `submit` or `sendmail`, who was told the same and keeps the message."""
+    log.emit("warning", "submit.refused", {"uid": uid, "reason": reason, "hint": hint or None})
+    syslog.write(maillog.refused(uid, reason))
+
+
+def guard_waiting(*, rate: str, seconds: float) -> None:
+    """[guard] rate is used up: the next message goes out in so many seconds. Once per time of waiting."""
+    log.emit("notice", "guard.waiting", {"rate": rate, "seconds": seconds})
 
 
 def route_down(*, account: str, response: Response, attempt: int, next_attempt: float) -> None:
@@ -200,6 +265,8 @@ def route_down(*, account: str, response: Response, attempt: int, next_attempt: 
             "response": None if again else str(response),
         },
     )
+    if not again:
+        syslog.write(maillog.held(account, response))
 
 
 def route_up(*, account: str, relay: str, outage: float | None) -> None:
@@ -223,6 +290,14 @@ def spool_full(*, free: int, min_free: int, full: bool) -> None:
     log.emit(
         "warning" if full else "notice", "spool.full" if full else "spool.room", {"free": free, "min_free": min_free}
     )
+
+
+def syslog_trouble(path: str, reason: str, lost: int) -> None:
+    """The system log cannot be written to; or (`reason` "") it can again, and `lost` lines are missing there."""
+    if reason:
+        log.emit("warning", "syslog.down", {"path": path, "reason": reason})
+    else:
+        log.emit("notice", "syslog.up", {"path": path, "lost": lost})
 
 
 def smtp_protocol(*, relay: str, direction: str, text: str) -> None:
@@ -271,6 +346,31 @@ def _delivery(
         "delay": delay,
         "delays": delays or None,
     }
+
+
+def _outcome(
+    status: maillog.Status,
+    queue_id: str,
+    recipient: str | None,
+    relay: str,
+    delay: float,
+    delays: str,
+    dsn: str,
+    response: Response,
+    file: str | None = None,
+) -> maillog.Line:
+    if recipient is None:
+        return maillog.unreadable(queue_id, file or "", response)
+    return maillog.delivery(
+        status,
+        queue_id=queue_id,
+        recipient=recipient,
+        relay=relay or "none",
+        delay=delay,
+        delays=delays or "0/0/0/0",
+        dsn=dsn,
+        response=response,
+    )
 
 
 def _address(address: str) -> str:
