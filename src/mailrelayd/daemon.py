@@ -17,23 +17,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mailrelayd import terms
 from mailrelayd.answers import Answers
 from mailrelayd.clock import Clock, SystemClock
 from mailrelayd.config import load as config
 from mailrelayd.config import secrets
-from mailrelayd.config.settings import OutboundAccount, Settings
+from mailrelayd.config.relaying import OutboundAccount
+from mailrelayd.config.settings import Settings
 from mailrelayd.folders import node_name, prepare_folders
-from mailrelayd.operate import control, events, log, notify
+from mailrelayd.operate import control, events, log, notify, sockets, syslog
 from mailrelayd.outbound import smtp
-from mailrelayd.outbound.delivery import ClockTrust, Policy
-from mailrelayd.outbound.examine import Rules
+from mailrelayd.outbound.delivery import ClockTrust
+from mailrelayd.outbound.intake import Intake
+from mailrelayd.outbound.pace import Paces
 from mailrelayd.outbound.pickup import Pickup
-from mailrelayd.outbound.relay import Relay, Terms
+from mailrelayd.outbound.queue import Entry
+from mailrelayd.outbound.relay import Relay
 from mailrelayd.outbound.route import Route
 from mailrelayd.outbound.session import Session
 from mailrelayd.outbound.smtp import RouteTrouble
-from mailrelayd.outbound.spool import LONGEST_PAUSE, Spool
-from mailrelayd.outbound.stored import Reading
+from mailrelayd.outbound.spool import LONGEST_PAUSE, Spool, SpoolError
 from mailrelayd.outbound.tlsmemory import TlsMemory
 from mailrelayd.outbound.values import Response, Stage
 
@@ -61,20 +64,6 @@ class Reports:
         events.message_unreadable(queue_id=queue_id, detail=reason)
 
 
-def reading_of(settings: Settings) -> Reading:
-    """How a header tells its envelope under this configuration."""
-    account = settings.account
-    if account is None:
-        return Reading(settings.spool.envelope)
-    return Reading(settings.spool.envelope, account.from_address, account.rewrite_from)
-
-
-def rules_of(settings: Settings) -> Rules:
-    """How the pickup judges files under this configuration."""
-    spool = settings.spool
-    return Rules(reading_of(settings), spool.settle, spool.max_message_size, spool.min_free)
-
-
 class Generation:
     """Everything that one configuration decides about."""
 
@@ -86,19 +75,18 @@ class Generation:
         clock: Clock,
         watchdog: notify.Watchdog,
         may_expire: Callable[[], bool],
+        paces: Paces,
     ) -> None:
-        self.settings = settings
         self.stop = asyncio.Event()
         self._watchdog = watchdog
         self._spool = spool
         account = settings.account
-        reading = reading_of(settings)
-        spool.set_reading(reading)
-        spool.keep_sent = settings.spool.keep_sent
-        spool.strict_order = account is not None and account.strict_order
-        self.pickup = Pickup(settings.spool.directory / "pickup", spool, rules_of(settings), clock)
+        terms.apply_to(spool, settings)
+        rules = terms.rules_of(settings)
+        self.pickup = Pickup(settings.spool.directory / "pickup", spool, rules, clock, paces)
         self.route: Route | None = None
-        self._relays: list[Relay] = []
+        self.relay: Relay | None = None
+        self.postmaster = terms.postmaster_of(settings, spool, node, clock)
         if account is not None:
             self.route = Route(
                 account.name,
@@ -107,26 +95,19 @@ class Generation:
                 clock=clock,
                 opening=smtp.longest_opening(account) + RESOLVING,
             )
-            terms = Terms(
-                node,
-                account.from_address,
-                reading,
-                Policy(settings.retry.message, settings.retry.expire, settings.spool.settle),
-                settings.spool.max_recipients,
-                account.strict_order,
-                account.data_timeout + account.command_timeout + smtp.BODY_STALL,
-            )
-            relay = Relay(spool, self.route, terms, clock, may_expire)
-            self._relays = [relay] * account.connections
+            ways = terms.relay_of(settings, account, node)
+            self.relay = Relay(spool, self.route, ways, clock, may_expire, self.postmaster)
+            self._connections = account.connections
 
     async def run(self) -> None:
         """Until `end`. Every loop finishes what it has under way."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._guard("pickup", self.pickup.run(self.stop, self._beat("pickup"))))
-                for number, relay in enumerate(self._relays):
-                    name = f"relay-{number}"
-                    tasks.create_task(self._guard(name, relay.run(number, self.stop, self._beat(name))))
+                if self.relay is not None:
+                    for number in range(self._connections):
+                        name = f"relay-{number}"
+                        tasks.create_task(self._guard(name, self.relay.run(number, self.stop, self._beat(name))))
         finally:
             with suppress(OSError):
                 await self._spool.sync_claims()
@@ -196,8 +177,13 @@ class Daemon:
         reports = Reports(self._watchdog)
         self.spool = Spool(settings.spool.directory, node=self.node, clock=clock, report=reports)
         self._trust = ClockTrust(clock.now, clock.monotonic)
+        self._paces = Paces(settings.guard.producer_rate)
         self._generation = self._generate(settings)
-        self._control = control.Server(control.socket_path(settings.state.directory), Answers(self))
+        state = settings.state.directory
+        self._control = control.Server(sockets.control_socket(state), Answers(self))
+        self._intake = Intake(
+            sockets.submit_socket(state), self.spool, clock, terms.intake_of(settings), paces=self._paces
+        )
         self._stop = asyncio.Event()
         self._hung_up = asyncio.Event()
         self.started = clock.now()
@@ -222,6 +208,7 @@ class Daemon:
         try:
             await self.spool.open_up()
             await self._control.start()
+            await self._intake.start()
             events.config_loaded(file=str(self.path), sha256=self.loaded.sha256, by="start", changed=[])
             self._announce()
             async with asyncio.TaskGroup() as tasks:
@@ -231,11 +218,12 @@ class Daemon:
                 await self._generations()
                 over.set()
         finally:
+            await self._intake.close()
             await self._control.close()
             self.spool.close()
 
     def _generate(self, settings: Settings) -> Generation:
-        return Generation(settings, self.node, self.spool, self._clock, self._watchdog, self._trust.given)
+        return Generation(settings, self.node, self.spool, self._clock, self._watchdog, self._trust.given, self._paces)
 
     def _announce(self) -> None:
         account = self.loaded.settings.account
@@ -254,6 +242,8 @@ class Daemon:
             self._generation = self._generate(settings)
             if before.route is not None and self._generation.route is not None:
                 self._generation.route.inherit(before.route)
+            if before.relay is not None and self._generation.relay is not None:
+                self._generation.relay.inherit(before.relay)
             notify.ready(self._status_line())
 
     def _end(self, reason: str) -> None:
@@ -274,21 +264,28 @@ class Daemon:
                 with suppress(control.RefusedError):
                     await self.reload("SIGHUP")
 
+    async def report_failure(self, entry: Entry) -> None:
+        """Tell the sender of a message that somebody gave up, where [retry] dsn says so."""
+        await self._generation.postmaster.report_failure(entry)
+
     async def reload(self, by: str) -> list[str]:
         """All or nothing: the keys that changed. Raises RefusedError; then everything stays as it was."""
         try:
             loaded = await asyncio.to_thread(config.load, self.path, self._environ)
             if stuck := config.needs_restart(self.loaded.settings, loaded.settings):
                 raise config.ConfigError([f"{', '.join(stuck)}: a change of this needs a restart, not a reload"])
-        except config.ConfigError as error:
+            await asyncio.to_thread(prepare_folders, loaded.settings)  # of a new [pickup.NAME]
+        except (config.ConfigError, SpoolError) as error:
             events.config_rejected(file=str(self.path), reason=str(error), by=by)
             raise control.RefusedError(os.EX_CONFIG, str(error), "the configuration before stays in force") from error
         changed = config.diff(self.loaded.settings, loaded.settings)
         self.loaded = loaded
         notify.reloading()
         log.setup(loaded.settings.log.format, loaded.settings.log.level)
+        syslog.setup(loaded.settings.log.syslog, events.syslog_trouble)
+        self._intake.set_terms(terms.intake_of(loaded.settings))
         events.config_loaded(file=str(self.path), sha256=loaded.sha256, by=by, changed=changed)
-        if set(changed) <= {"log.format", "log.level"}:
+        if set(changed) <= {"log.format", "log.level", "log.syslog"}:
             notify.ready(self._status_line())  # nothing that any loop depends on
         else:
             self._generation.end()
