@@ -1,0 +1,1 @@
+"""mailbox -> message -> reading -> decision -> remove."""
