@@ -16,6 +16,7 @@ from tests.servers import certificates as certificate_files
 from tests.servers.certificates import Certificates
 from tests.servers.daemon import Daemon, StartDaemon, account
 from tests.servers.dovecot import DovecotAuth
+from tests.servers.mailbox import IMAP_PROGRAM, MailboxServer
 from tests.servers.postfix import Postfix
 from tests.servers.process import free_port as find_free_port
 from tests.servers.process import short_directory
@@ -35,7 +36,7 @@ PACKAGES = {
     "/usr/share/perl5/Mail/Address.pm": "libmailtools-perl",  # which git send-email loads
     "perl": "perl",
 }
-REAL = {"dovecot_auth", "postfix"}
+REAL = {"dovecot_auth", "mailbox", "postfix"}
 NEEDS = "needs "
 
 os.environ["PATH"] += ":/usr/sbin:/sbin"  # where servers are; an ordinary user's PATH lacks them
@@ -154,6 +155,19 @@ def dovecot_auth() -> Iterator[DovecotAuth]:
     require("dovecot")
     with short_directory("mr-auth") as directory:
         server = DovecotAuth(directory)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
+
+
+@pytest.fixture(scope="session")
+def mailbox(certificates: Certificates) -> Iterator[MailboxServer]:
+    """Dovecot's IMAP server."""
+    require(IMAP_PROGRAM)
+    with short_directory("mr-imap") as directory:
+        server = MailboxServer(directory, certificates)
         try:
             server.start()
             yield server

@@ -169,7 +169,9 @@ class MemoryQueue:
     async def add(self, data: bytes, envelope: Envelope, *, rule: str, copies: tuple[ApprovalCopy, ...] = ()) -> str:
         await self._disk()
         queue_id, _ = self._ids.take(self.clock.now())
-        message = QueuedMessage(queue_id, envelope, Progress(self.clock.now()), len(data), rule, revision=1, copies=copies)
+        message = QueuedMessage(
+            queue_id, envelope, Progress(self.clock.now()), len(data), rule, revision=1, copies=copies
+        )
         self.waiting[queue_id] = Item(message, Bytes(data))
         self.history.append(("add", queue_id))
         self._news.set()

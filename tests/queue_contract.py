@@ -18,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from mailrelayd.outbound.queue import Entry, Figures, Place, Queue, Verb
 from mailrelayd.outbound.values import (
+    ApprovalCopy,
     Envelope,
     Past,
     Progress,
@@ -268,6 +269,28 @@ class QueueContract:
             await bench.reopen()
         await complete(bench.queue, await claimed(bench.queue))
         assert await claim_all(bench.queue) == [later]
+
+    async def test_copies_stay_with_their_message(self, bench: Bench) -> None:
+        """Whose copy is whose is known for as long as the message is here: put off, failed, retried, after a crash."""
+        copies = (ApprovalCopy("boss@example.org", "t" * 44, 1_900_000_000.0), ApprovalCopy("b@x", "u" * 44, 1.5e9))
+        envelope = Envelope("", ("boss@example.org", "b@x"))
+        queue_id = await bench.queue.add(b"From: x\n\nonce more\n", envelope, rule="reminder", copies=copies)
+        for step in ("release", "defer", "fail"):
+            await bench.reopen()
+            message = await claimed(bench.queue)
+            assert (message.queue_id, message.copies) == (queue_id, copies)
+            if step == "release":
+                bench.queue.release(message)
+            elif step == "defer":
+                await defer(bench.queue, message, bench.clock.now())
+            else:
+                await fail(bench.queue, message)
+        await bench.reopen()
+        entry = await bench.queue.find(queue_id)
+        assert entry is not None
+        assert entry.message.copies == copies
+        await bench.queue.change(Verb.RETRY, [queue_id])
+        assert (await claimed(bench.queue)).copies == copies
 
     # -- settling ------------------------------------------------------------------------------------------------
 

@@ -174,11 +174,12 @@ def registry(tmp_path: Path) -> Iterator[Registry]:
 
 def test_a_request_is_found_by_all_its_names_and_after_a_restart(registry: Registry, tmp_path: Path) -> None:
     """By the message that asked, by its own id, by the number in a token."""
-    registry.open(REQUEST)
+    registry.open(REQUEST, [["Buy a boat?", "Approve or reject"], ["<p>"]])
     again = Registry(tmp_path, Heard())
     try:
         for one in (registry, again):
             assert list(one) == [REQUEST]
+            assert one.texts(REQUEST) == [["Buy a boat?", "Approve or reject"], ["<p>"]]
             assert one.get(REQUEST.queue_id) == one.of_copy(2) == REQUEST
             assert one.of_id("PO-42") == [REQUEST]
             assert one.of_copy(3) is None

@@ -421,6 +421,15 @@ def test_a_header_without_a_clear_envelope_is_refused_with_a_reason(data: bytes,
     assert said.isprintable()
 
 
+def test_a_request_has_the_envelope_of_any_other_message() -> None:
+    """Where somebody sees to approvals; its fields do not leave the house."""
+    data = b"From: f@x\nTo: t@x\nX-Approval-Request: PO-42\n\n"
+    derived = read_envelope(header_of(data), "headers", may_ask=True)
+    assert isinstance(derived, Derived)
+    assert derived.envelope == Envelope("f@x", ("t@x",))
+    assert derived.stripped == ("X-Approval-Request",)
+
+
 @pytest.mark.parametrize(
     ("block", "reason"),
     [

@@ -7,7 +7,7 @@ import datetime
 import imaplib
 import re
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -26,19 +26,6 @@ from tests.test_imap import FIELDS, Account, Tls, described, mail, read
 pytestmark = pytest.mark.real
 
 HINT = 20.0  # seconds in which a push has to come
-
-
-@pytest.fixture(scope="session")
-def mailbox(certificates: Certificates) -> Iterator[MailboxServer]:
-    """Dovecot's IMAP server."""
-    require(IMAP_PROGRAM)
-    with short_directory("mr-imap") as directory:
-        server = MailboxServer(directory, certificates)
-        try:
-            server.start()
-            yield server
-        finally:
-            server.stop()
 
 
 @pytest.fixture

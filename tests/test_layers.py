@@ -11,17 +11,17 @@ import mailrelayd
 
 ROOT = Path(mailrelayd.__file__).parent
 PURE = {
-    *("approvals.authres", "approvals.bodies", "approvals.charsets", "approvals.clients", "approvals.document"),
+    *("approvals.authres", "approvals.bodies", "approvals.bounces", "approvals.charsets", "approvals.clients", "approvals.document"),
     *("approvals.htmltext", "approvals.judge", "approvals.kinds", "approvals.lexicon", "approvals.listing"),
     *("approvals.memory", "approvals.mime", "approvals.newtext", "approvals.reading", "approvals.request"),
-    *("approvals.sender", "approvals.token", "approvals.tokens", "approvals.values", "approvals.verdict"),
+    *("approvals.receipts", "approvals.reminders", "approvals.token", "approvals.tokens", "approvals.values", "approvals.verdict"),
     *("approvals.vocabulary", "approvals.words"),
     *("inbound.answers", "inbound.names", "inbound.values", "inbound.wire"),
-    *("outbound.attach", "outbound.barenames", "outbound.dsn", "outbound.guard", "outbound.handin"),
-    *("outbound.pace", "outbound.submission", "outbound.waiting"),
+    *("outbound.attach", "outbound.barenames", "outbound.dsn", "outbound.guard", "outbound.handin", "outbound.asking"),
+    *("outbound.copies", "outbound.marking", "outbound.pace", "outbound.submission", "outbound.waiting"),
     *("config.lines", "config.units", "outbound.addresses", "outbound.answers", "outbound.delivery"),
     *("outbound.envelope", "outbound.headers", "outbound.pipeline", "outbound.queueid", "outbound.record"),
-    *("outbound.sasl", "outbound.values", "outbound.wire"),
+    *("outbound.values", "outbound.wire", "sasl"),
 }
 WORLD = {"asyncio", "logging", "os", "pathlib", "random", "secrets", "socket", "subprocess", "threading", "time"}
 LOOPS = {
@@ -37,7 +37,7 @@ LOOPS = {
 # Each level may import itself and the ones before it; what is not named does IO.
 LEVELS = ("pure", "leaf", "io", "loop", "daemon", "cli")
 # The demonstration plays a producer, a smarthost and a person, all in a folder of its own: programs that are not ours.
-DEMO = {"cli.demo", "demo.child", "demo.mails", "demo.page", "demo.server", "demo.story"}
+DEMO = {"cli.demo", *(f"demo.{path.stem}" for path in (ROOT / "demo").glob("*.py"))}
 LIBRARIES = {  # each behind one module, so that its surprises are met in one place
     "aioimaplib": {"inbound.connection"},
     "aiosmtpd": DEMO,

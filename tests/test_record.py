@@ -16,6 +16,7 @@ from mailrelayd.outbound.record import FORMAT, Claim, Record, RecordError
 from mailrelayd.outbound.values import (
     FIRST_KEPT,
     LAST_KEPT,
+    ApprovalCopy,
     Envelope,
     Past,
     Progress,
@@ -65,6 +66,7 @@ RECORDS = st.builds(
     producer=TEXTS,
     uid=st.none() | st.integers(0, 1 << 32),
     key=TEXTS,
+    copies=st.lists(st.builds(ApprovalCopy, TEXTS, TEXTS.filter(bool), MOMENTS), max_size=3).map(tuple),
 )
 RECORD = Record(
     "a" * 16,
@@ -134,6 +136,11 @@ DAMAGED = {
     "a line of history is a text": changed(history=["queued"]),
     "a line of history has no time": changed(history=[{"event": "queued", "text": ""}]),
     "a user is a text": changed(uid="root"),
+    "a copy is a text": changed(copies=["boss@example.org"]),
+    "a copy without a token": changed(copies=[{"recipient": "b@x", "token": "", "expires_at": None}]),
+    "a copy's token is a number": changed(copies=[{"recipient": "b@x", "token": 5, "expires_at": None}]),
+    "a copy's expiry is missing": changed(copies=[{"recipient": "b@x", "token": "t"}]),
+    "copies are a number": changed(copies=5),
     "a claim is a text": changed(claim="x.env.json"),
     "a claim without inode": changed(claim={"folder": "", "name": "x.env.json"}),
 }

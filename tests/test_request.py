@@ -152,7 +152,7 @@ def test_a_request_is_open_until_everybody_answered_or_it_is_over() -> None:
 
 def test_what_is_written_down_is_read_back() -> None:
     """All of it."""
-    full = replace(REQUEST, sent={"a@example.com": 1100.5}, decided={"a@example.com": YES}, memory=("1f", "2e"))
+    full = replace(REQUEST, sent={"a@example.com": 1100.5}, decided={"a@example.com": YES})
     assert decode(encode(full)) == full
 
 

@@ -6,7 +6,7 @@ from base64 import b64encode
 
 import pytest
 
-from mailrelayd.outbound.sasl import (
+from mailrelayd.sasl import (
     PASSWORD_MECHANISMS,
     SaslError,
     ScramSha256,

@@ -22,7 +22,7 @@ import trustme
 
 from mailrelayd.outbound import session as session_module
 from mailrelayd.outbound import smtp
-from mailrelayd.outbound.sasl import PASSWORD_MECHANISMS
+from mailrelayd.sasl import PASSWORD_MECHANISMS
 from mailrelayd.outbound.session import Session
 from mailrelayd.outbound.smtp import RouteTrouble
 from mailrelayd.outbound.values import Answers, Response, Stage, Transaction

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mailrelayd.outbound.tlsmemory import LIMIT, NAME, TlsMemory
+from mailrelayd.tlsmemory import LIMIT, NAME, TlsMemory
 
 
 def test_nothing_is_remembered_at_first(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ C1 * queue/ID.json, pickup/NAME (+ sidecar)       a claim before its rename -> O
 C2 * queue/ID.eml + .json, sidecar in pickup      a claim after its rename -> O3: the sidecar is removed
 H1 * queue/.tmp-NAME (+ queue/ID.json)            a handing in before its rename -> O1: both are removed
 H2 * queue/ID.eml + .json with a key, no keys/KEY a handing in or a claim before its last step -> O3: the key is written
+A1 * queue/ID.eml + .json with copies, not opened a request after its claim, before it was opened -> O3: it is opened
 K1   as F4 and O4, with the reason "duplicate"    a duplicate's removal before its last step -> O4: a person looks
 D1 * queue/ID.json alone                          a removal after its first half -> O1: the record is removed
 F1 * queue/ID.eml (+ .json), failed/ID.json       a failing before its rename -> O4: the rename is done

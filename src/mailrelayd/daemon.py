@@ -25,6 +25,7 @@ from mailrelayd.config import secrets
 from mailrelayd.config.relaying import OutboundAccount
 from mailrelayd.config.settings import Settings
 from mailrelayd.folders import node_name, prepare_folders
+from mailrelayd.office import Office, Records, prepare_sinks
 from mailrelayd.operate import control, events, log, notify, sockets, syslog
 from mailrelayd.outbound import smtp
 from mailrelayd.outbound.delivery import ClockTrust
@@ -37,8 +38,8 @@ from mailrelayd.outbound.route import Route
 from mailrelayd.outbound.session import Session
 from mailrelayd.outbound.smtp import RouteTrouble
 from mailrelayd.outbound.spool import LONGEST_PAUSE, Spool, SpoolError
-from mailrelayd.outbound.tlsmemory import TlsMemory
 from mailrelayd.outbound.values import Response, Stage
+from mailrelayd.tlsmemory import TlsMemory
 
 RESOLVING = 60.0  # seconds that fetching user and password may take at most (each command: has 10 s)
 STATUS_EVERY = 10.0  # seconds between two STATUS= lines
@@ -76,12 +77,18 @@ class Generation:
         watchdog: notify.Watchdog,
         may_expire: Callable[[], bool],
         paces: Paces,
+        records: Records,
     ) -> None:
+        """Raises OSError where a folder cannot be used."""
         self.stop = asyncio.Event()
         self._watchdog = watchdog
         self._spool = spool
         account = settings.account
         terms.apply_to(spool, settings)
+        self.office: Office | None = None
+        if settings.asking is not None:
+            self.office = Office(settings, settings.asking, node, records, clock, spool.add)
+        spool.requests = self.office.opening if self.office is not None else None
         rules = terms.rules_of(settings)
         self.pickup = Pickup(settings.spool.directory / "pickup", spool, rules, clock, paces)
         self.route: Route | None = None
@@ -96,7 +103,8 @@ class Generation:
                 opening=smtp.longest_opening(account) + RESOLVING,
             )
             ways = terms.relay_of(settings, account, node)
-            self.relay = Relay(spool, self.route, ways, clock, may_expire, self.postmaster)
+            desk = self.office.desk if self.office is not None else None
+            self.relay = Relay(spool, self.route, ways, clock, may_expire, self.postmaster, desk)
             self._connections = account.connections
 
     async def run(self) -> None:
@@ -108,16 +116,22 @@ class Generation:
                     for number in range(self._connections):
                         name = f"relay-{number}"
                         tasks.create_task(self._guard(name, self.relay.run(number, self.stop, self._beat(name))))
+                for name, loop in self.office.loops() if self.office is not None else ():
+                    tasks.create_task(self._guard(name, loop(self.stop, self._beat(name))))
         finally:
             with suppress(OSError):
                 await self._spool.sync_claims()
             self.pickup.close()
+            if self.office is not None:
+                self.office.close()
 
     def end(self) -> None:
         """Let every loop stop at its next resting place."""
         self.stop.set()
         self._spool.wake()
         self.pickup.wake()
+        if self.office is not None:
+            self.office.wake()
 
     def _beat(self, name: str) -> Callable[[float], None]:
         return lambda within: self._watchdog.beat(name, within)
@@ -178,6 +192,7 @@ class Daemon:
         self.spool = Spool(settings.spool.directory, node=self.node, clock=clock, report=reports)
         self._trust = ClockTrust(clock.now, clock.monotonic)
         self._paces = Paces(settings.guard.producer_rate)
+        self._records = Records(settings.state.directory, reports)
         self._generation = self._generate(settings)
         state = settings.state.directory
         self._control = control.Server(sockets.control_socket(state), Answers(self))
@@ -194,6 +209,11 @@ class Daemon:
         return self._generation.route
 
     @property
+    def office(self) -> Office | None:
+        """The approval loop; None: approvals are not enabled."""
+        return self._generation.office
+
+    @property
     def pickup(self) -> Pickup:
         """The loop that takes files."""
         return self._generation.pickup
@@ -207,6 +227,8 @@ class Daemon:
         over = asyncio.Event()
         try:
             await self.spool.open_up()
+            if self.office is not None:
+                await self.office.desk.open_up()
             await self._control.start()
             await self._intake.start()
             events.config_loaded(file=str(self.path), sha256=self.loaded.sha256, by="start", changed=[])
@@ -221,9 +243,12 @@ class Daemon:
             await self._intake.close()
             await self._control.close()
             self.spool.close()
+            self._records.close()
 
     def _generate(self, settings: Settings) -> Generation:
-        return Generation(settings, self.node, self.spool, self._clock, self._watchdog, self._trust.given, self._paces)
+        return Generation(
+            settings, self.node, self.spool, self._clock, self._watchdog, self._trust.given, self._paces, self._records
+        )
 
     def _announce(self) -> None:
         account = self.loaded.settings.account
@@ -267,6 +292,8 @@ class Daemon:
     async def report_failure(self, entry: Entry) -> None:
         """Tell the sender of a message that somebody gave up, where [retry] dsn says so."""
         await self._generation.postmaster.report_failure(entry)
+        if entry.message.copies and self.office is not None:
+            await self.office.desk.settled(entry.message, entry.message.progress)
 
     async def reload(self, by: str) -> list[str]:
         """All or nothing: the keys that changed. Raises RefusedError; then everything stays as it was."""
@@ -275,6 +302,7 @@ class Daemon:
             if stuck := config.needs_restart(self.loaded.settings, loaded.settings):
                 raise config.ConfigError([f"{', '.join(stuck)}: a change of this needs a restart, not a reload"])
             await asyncio.to_thread(prepare_folders, loaded.settings)  # of a new [pickup.NAME]
+            await asyncio.to_thread(prepare_sinks, loaded.settings)
         except (config.ConfigError, SpoolError) as error:
             events.config_rejected(file=str(self.path), reason=str(error), by=by)
             raise control.RefusedError(os.EX_CONFIG, str(error), "the configuration before stays in force") from error
@@ -301,6 +329,9 @@ class Daemon:
                 sweep_at = self._clock.monotonic() + SWEEP_EVERY
                 with suppress(OSError):
                     await self.spool.sweep(self.loaded.settings.spool.keep_failed)
+                if self.office is not None:
+                    with suppress(OSError):
+                        await self.office.desk.sweep()
             notify.status(self._status_line())
             await self._clock.wait(self._stop, STATUS_EVERY)
 

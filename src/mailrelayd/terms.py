@@ -6,6 +6,7 @@ from mailrelayd.clock import Clock
 from mailrelayd.config.relaying import OutboundAccount
 from mailrelayd.config.settings import Settings
 from mailrelayd.outbound import intake, local, relay, smtp
+from mailrelayd.outbound.asking import Asking
 from mailrelayd.outbound.delivery import Policy
 from mailrelayd.outbound.envelope import Producer
 from mailrelayd.outbound.examine import Rules
@@ -34,6 +35,7 @@ def rules_of(settings: Settings) -> Rules:
         max_message_size=spool.max_message_size,
         min_free=spool.min_free,
         results=spool.results,
+        approvals=settings.asking is not None,
     )
 
 
@@ -68,6 +70,22 @@ def relay_of(settings: Settings, account: OutboundAccount, node: str) -> relay.T
         blocks=blocks_of(settings),
         guard=guard_of(settings),
         rate=settings.guard.rate,
+        asking=asking_of(settings, node),
+    )
+
+
+def asking_of(settings: Settings, node: str) -> Asking | None:
+    """How copies of requests differ from the message they are copies of."""
+    approvals = settings.asking
+    if approvals is None:
+        return None
+    return Asking(
+        node=node,
+        reply_address=settings.reply_address,
+        separator=approvals.subaddress_separator,
+        subaddressing=approvals.subaddressing,
+        subject_tag=approvals.subject_tag,
+        mark_body=approvals.mark_body,
     )
 
 

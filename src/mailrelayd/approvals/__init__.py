@@ -1,1 +1,1 @@
-"""Approvals: a request goes out, a person answers by mail, a decision comes back."""
+"""From a reply to a decision: what a mail is, what is new in it, what that says."""

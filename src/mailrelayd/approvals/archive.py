@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -96,13 +97,7 @@ class Archive:
         day = self._days.get(decision_id)
         if day is None:
             return None
-        with suppress(FileNotFoundError):
-            folder = durable.Folder(self._path / day / decision_id)
-            try:
-                return folder.read(_DOCUMENT, limit=LARGEST_DOCUMENT)
-            finally:
-                folder.close()
-        return None
+        return _document_in(self._path / day / decision_id)
 
     def keep(self, place: str, document: bytes, draft: Draft | None) -> None:
         """Commit: mail and document are on disk when it returns. `draft` None: no mail carried this. Raises OSError."""
@@ -160,3 +155,32 @@ class Archive:
                 self._quarantine.remove(name, sync=False)
                 swept += 1
         return swept
+
+
+def stored_documents(state: Path) -> Iterator[bytes]:
+    """Every document on disk, oldest day first, without changing anything. Raises OSError."""
+    there = state / "archive" / "in"
+    if there.is_dir():
+        for day in sorted(path for path in there.iterdir() if path.name.isdigit()):
+            for one in sorted(day.iterdir()):
+                if (stored := _document_in(one)) is not None:
+                    yield stored
+
+
+def stored_document(state: Path, decision_id: str) -> bytes | None:
+    """The document of this id. Raises OSError."""
+    if not re.fullmatch(r"[0-9a-f-]{36}", decision_id):  # it becomes part of a path
+        return None
+    there = state / "archive" / "in"
+    days = sorted(there.iterdir()) if there.is_dir() else []
+    return next((stored for day in days if (stored := _document_in(day / decision_id)) is not None), None)
+
+
+def _document_in(path: Path) -> bytes | None:
+    with suppress(FileNotFoundError, NotADirectoryError):
+        folder = durable.Folder(path)
+        try:
+            return folder.read(_DOCUMENT, limit=LARGEST_DOCUMENT)
+        finally:
+            folder.close()
+    return None

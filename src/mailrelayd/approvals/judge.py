@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from mailrelayd.approvals.request import Copy, Request, same
+from mailrelayd.approvals.bounces import Bounce, Fate
+from mailrelayd.approvals.request import Copy, Request, State, same
 from mailrelayd.approvals.token import Token
 from mailrelayd.approvals.values import Decision, Kind, Reading
 from mailrelayd.outbound.addresses import AddressError, read_list
@@ -66,6 +67,7 @@ class Sender:
     dmarc: str = ""
     dkim: str = ""
     spf: str = ""
+    tokens: frozenset[str] | None = None  # those that what authenticates the sender covers; None: all of the mail
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +107,11 @@ def judge(
     *,
     delegates: Mapping[str, Sequence[str]],
     via_list: bool = False,
+    bounce: Bounce | None = None,
 ) -> Judgement:
     """The outcome of a mail. `arrived_at`: the mailbox's word for when (INTERNALDATE), seconds since the epoch.
 
-    `tokens`: every token found, those in the place that counts most first.
+    `tokens`: every token found, those in the place that counts most first. `bounce`: what it says, if it is one.
     """
     genuine = [found for found in tokens if found.genuine]
     rules = reading.rules
@@ -119,12 +122,44 @@ def judge(
         return Judgement(outcome, "no-token-of-ours" if tokens else "no-token", rules=rules)
     requests = list(dict.fromkeys(found.request.queue_id for found in genuine if found.request))
     first = genuine[0]
+    if reading.kind is Kind.BOUNCE and bounce is not None:
+        return _bounced(genuine, bounce, arrived_at, rules)
     if reading.kind is not Kind.REPLY and not (reading.kind is Kind.LIST and via_list):
         outcome = _OTHER[reading.kind]
         return Judgement(outcome, reading.reason, first.request, first.copy, first.token, rules=rules)
     if len(requests) > 1:
-        return Judgement(Outcome.UNCLEAR, "several-requests", token=first.token, decided_by=sender.address, rules=rules)
+        return Judgement(
+            Outcome.UNCLEAR, "several-requests", first.request, first.copy, first.token, sender.address, rules=rules
+        )
     return _person(reading, genuine, sender, arrived_at, delegates)
+
+
+def _bounced(genuine: Sequence[Found], bounce: Bounce, arrived_at: float, rules: tuple[str, ...]) -> Judgement:
+    """The outcome of a bounce. It may be forged by whoever has seen a copy, so it takes nobody's decision away."""
+    about = {found.token.copy: found for found in genuine if found.request is not None and found.copy is not None}
+    if len(about) > 1:  # several copies are repeated in it: it is about the ones whose approvers it names
+        about = {
+            number: found
+            for number, found in about.items()
+            if found.copy is not None and any(same(found.copy.approver, one) for one in bounce.recipients)
+        }
+    found = next(iter(about.values()), genuine[0])
+    request, copy = found.request, found.copy
+    assert request is not None
+    assert copy is not None
+
+    def outcome(what: Outcome, reason: str) -> Judgement:
+        return Judgement(what, reason, request, copy, found.token, rules=rules)
+
+    if len(about) != 1:
+        return outcome(Outcome.BOUNCE, "several-copies")
+    if bounce.fate is not Fate.FAILED:
+        return outcome(Outcome.BOUNCE, bounce.fate.value)
+    if copy.approver in request.decided:
+        return outcome(Outcome.BOUNCE, "already-closed")
+    if request.state(arrived_at) is not State.OPEN:
+        return outcome(Outcome.BOUNCE, "request-over")
+    return outcome(Outcome.UNDELIVERABLE, "bounced")
 
 
 def _person(
@@ -161,6 +196,9 @@ def _person(
         return outcome(Outcome.UNTRUSTED, "wrong-person", rule=rule)
     if not sender.authentic:
         return outcome(Outcome.UNTRUSTED, "sender-not-authenticated", rule=sender.reason)
+    if sender.tokens is not None and str(token) not in sender.tokens:
+        rule = "the token stands in no signed part of the mail (subject_tag or mark_body put it there)"
+        return outcome(Outcome.UNTRUSTED, "token-not-signed", rule=rule)
     # A cancelled request's answers say so; what came after the end of it came too late, whoever reads it when.
     if request.cancelled_at:
         return outcome(Outcome.CANCELLED, "request-cancelled")

@@ -148,3 +148,19 @@ class Outbox:
 
 def _ids(folder: durable.Folder) -> list[str]:
     return [name.removesuffix(".json") for name in folder.names() if name.endswith(".json") and name[0] != "."]
+
+
+def stored_waiting(state: Path) -> dict[str, list[str]]:
+    """Decision id -> the sinks that have not taken it, without changing anything. Raises OSError."""
+    waiting: dict[str, list[str]] = {}
+    there = state / "outbox"
+    for path in sorted(there.iterdir()) if there.is_dir() else ():
+        for below, mark in ((path, ""), (path / "parked", " (parked)")):
+            if below.is_dir():
+                folder = durable.Folder(below)
+                try:
+                    for decision_id in _ids(folder):
+                        waiting.setdefault(decision_id, []).append(path.name + mark)
+                finally:
+                    folder.close()
+    return waiting

@@ -1,12 +1,18 @@
 """The requests that went out, and who may answer them: STATE/approvals/QUEUEID.json, one file each.
 
+Beside it QUEUEID.lines holds the text that was sent: what a reply repeats of it is quotation, however it is marked;
+and QUEUEID.eml, as long as reminders may be due, the message itself.
+
 What a person decided stands in the archive; the registry's word about it is derived from there and may lag by one
 crash, which the next start makes good (`Desk`). A damaged or newer entry is kept, said, and opens nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +21,7 @@ from mailrelayd import durable
 from mailrelayd.approvals import request as requests
 from mailrelayd.approvals.request import Request, RequestError, State
 
+LARGEST_ORIGINAL = 32 << 20  # bytes of a message that is kept for reminders
 LARGEST = 16 << 20  # bytes of one entry: some 100,000 lines of memory, 1,000 approvers
 
 
@@ -26,20 +33,27 @@ class Report(Protocol):
 
 
 class Registry:
-    """All requests in memory, each change on disk before it counts. Calls that write belong into a thread."""
+    """All requests in memory, each change on disk before it counts. Calls that write belong into a thread.
+
+    Several threads may call at once: the pickup opens requests while answers are written down.
+    """
 
     def __init__(self, state: Path, report: Report) -> None:
         """Read what is there. Raises OSError where the folder itself cannot be used."""
         durable.make_folder(state / "approvals", 0o700)
         self._folder = durable.Folder(state / "approvals")
         self._folder.sweep()
+        self._lock = threading.RLock()
         self._by_queue_id: dict[str, Request] = {}
         self._by_copy: dict[int, str] = {}
         self._by_request_id: dict[str, list[str]] = {}
+        self._originals: set[str] = set()  # queue ids of which there is an .eml
         for name in sorted(self._folder.names()):
+            if name.endswith(".eml"):
+                self._originals.add(name.removesuffix(".eml"))
             if name.endswith(".json"):
                 try:
-                    self._learn(requests.decode(self._folder.read(name, limit=LARGEST)))
+                    self._learn(requests.decode(self._read(name)))
                 except (RequestError, OSError) as error:
                     report.trouble(
                         f"read approvals/{name}", error if isinstance(error, OSError) else OSError(0, str(error))
@@ -51,7 +65,8 @@ class Registry:
 
     def __iter__(self) -> Iterator[Request]:
         """Every request, oldest first."""
-        return iter([self._by_queue_id[queue_id] for queue_id in sorted(self._by_queue_id)])
+        with self._lock:
+            return iter([self._by_queue_id[queue_id] for queue_id in sorted(self._by_queue_id)])
 
     def get(self, queue_id: str) -> Request | None:
         """The request that this message asked."""
@@ -64,39 +79,78 @@ class Registry:
 
     def of_id(self, request_id: str) -> list[Request]:
         """The requests asked under this id, oldest first; at most the last of them is open."""
-        return [self._by_queue_id[queue_id] for queue_id in sorted(self._by_request_id.get(request_id, []))]
+        with self._lock:
+            return [self._by_queue_id[queue_id] for queue_id in sorted(self._by_request_id.get(request_id, []))]
 
-    def open(self, request: Request) -> list[Request]:
-        """Remember a new request; the ones it supersedes. On disk when it returns. Raises OSError.
+    def open(
+        self, request: Request, texts: Iterable[Iterable[str]] = (), original: bytes | None = None
+    ) -> list[Request]:
+        """Remember a new request and the lines of its text; the ones it supersedes. On disk then. Raises OSError.
+
+        `original`: the message, where it is to be sent again as a reminder.
 
         First the new one, then those before it: a crash in between leaves two open ones, and the next start closes
         the older (`Desk`).
         """
-        self._write(request)
-        return self.supersede(request.request_id)
+        lines = json.dumps([list(text) for text in texts]).encode()
+        with self._lock:
+            self._folder.write(f"{request.queue_id}.lines", lines)
+            if original is not None:
+                self._folder.write(f"{request.queue_id}.eml", original)
+                self._originals.add(request.queue_id)
+            self._write(request)
+            return self.supersede(request.request_id)
+
+    def texts(self, request: Request) -> list[list[str]]:
+        """The lines that were sent; nothing where they cannot be read: then less is known to be quotation."""
+        try:
+            return [[str(line) for line in text] for text in json.loads(self._read(f"{request.queue_id}.lines"))]
+        except (OSError, ValueError, TypeError):
+            return []
+
+    def original(self, queue_id: str) -> bytes | None:
+        """The message that asked; None where it was not kept. Raises OSError."""
+        return self._folder.read(f"{queue_id}.eml", limit=LARGEST_ORIGINAL) if queue_id in self._originals else None
+
+    def originals(self) -> list[str]:
+        """The queue ids of the messages that are kept."""
+        with self._lock:
+            return sorted(self._originals)
+
+    def drop_original(self, queue_id: str) -> None:
+        """No reminder is going to need it any more. Raises OSError."""
+        with self._lock:
+            self._folder.remove(f"{queue_id}.eml", sync=False)
+            self._originals.discard(queue_id)
 
     def supersede(self, request_id: str) -> list[Request]:
         """Close all but the newest under this id; those that were still open. Raises OSError."""
-        *older, newest = self.of_id(request_id)
         closed = []
-        for one in older:
-            if one.state(one.opened_at) is State.OPEN:
-                one = replace(one, superseded_by=newest.queue_id)
-                self._write(one)
-                closed.append(one)
+        with self._lock:
+            *older, newest = self.of_id(request_id)
+            for one in older:
+                if one.state(one.opened_at) is State.OPEN:
+                    self._write(replace(one, superseded_by=newest.queue_id))
+                    closed.append(one)
         return closed
 
     def update(self, request: Request) -> None:
         """Remember what changed about a request. On disk when it returns. Raises OSError."""
-        self._write(request)
+        with self._lock:
+            self._write(request)
 
     def sweep(self, now: float, keep: float) -> int:
         """Forget requests that have been over for so many seconds; how many. Raises OSError."""
         old = [one for one in self if max(one.expires_at, one.opened_at) < now - keep]
         for one in old:
             self._folder.remove(f"{one.queue_id}.json", sync=False)
+            self._folder.remove(f"{one.queue_id}.lines", sync=False)
+            self.drop_original(one.queue_id)
             self._forget(one)
         return len(old)
+
+    def _read(self, name: str) -> bytes:
+        return self._folder.read(name, limit=LARGEST)
 
     def _write(self, request: Request) -> None:
         self._folder.write(f"{request.queue_id}.json", requests.encode(request))
@@ -118,3 +172,14 @@ class Registry:
             del self._by_request_id[request.request_id]
         for copy in request.copies:
             self._by_copy.pop(copy.number, None)
+
+
+def stored_requests(state: Path) -> Iterator[Request]:
+    """Every request on disk that can be read, oldest first, without changing anything. Raises OSError."""
+    folder = durable.Folder(state / "approvals")
+    try:
+        for name in sorted(name for name in folder.names() if name.endswith(".json")):
+            with suppress(RequestError, FileNotFoundError):
+                yield requests.decode(folder.read(name, limit=LARGEST))
+    finally:
+        folder.close()

@@ -99,13 +99,14 @@ class Request:
     message_id: str  # of the message as its producer wrote it, or as it was given one
     sha256: str  # of the file
     copies: tuple[Copy, ...]
-    memory: tuple[str, ...] = ()  # digests of the lines that were sent, see `newtext`
     sent: Mapping[str, float] = field(default_factory=dict)  # approver -> when their copy was taken by the smarthost
     decided: Mapping[str, Decided] = field(default_factory=dict)  # approver -> the decision that counts
     superseded_by: str = ""  # the queue id of the newer one
     cancelled_at: float = 0.0
     expired_at: float = 0.0  # when `expired` was told, after a poll that could have brought an answer
     reminded: int = 0  # how many times
+    sender: str = ""  # of the envelope of the message that asked; "": the null sender
+    receipts: Mapping[str, float] = field(default_factory=dict)  # address -> when they were last told of their answer
 
     def state(self, now: float) -> State:
         """Where it stands. What was decided before it was over stays decided."""
@@ -223,7 +224,6 @@ def encode(request: Request) -> bytes:
         "message_id": request.message_id,
         "sha256": request.sha256,
         "copies": [{"approver": copy.approver, "number": copy.number} for copy in request.copies],
-        "memory": list(request.memory),
         "sent": dict(request.sent),
         "decided": {
             approver: {"outcome": one.outcome, "decision_id": one.decision_id, "at": one.at}
@@ -233,6 +233,8 @@ def encode(request: Request) -> bytes:
         "cancelled_at": request.cancelled_at,
         "expired_at": request.expired_at,
         "reminded": request.reminded,
+        "sender": request.sender,
+        "receipts": dict(request.receipts),
     }
     return json.dumps(document, indent=1).encode() + b"\n"
 
@@ -255,7 +257,6 @@ def decode(data: bytes) -> Request:
             message_id=_string(document["message_id"]),
             sha256=_string(document["sha256"]),
             copies=tuple(Copy(_string(one["approver"]), int(one["number"])) for one in document["copies"]),
-            memory=tuple(_string(one) for one in document["memory"]),
             sent={_string(who): float(at) for who, at in document["sent"].items()},
             decided={
                 who: Decided(_string(one["outcome"]), _string(one["decision_id"]), float(one["at"]))
@@ -265,6 +266,8 @@ def decode(data: bytes) -> Request:
             cancelled_at=float(document["cancelled_at"]),
             expired_at=float(document["expired_at"]),
             reminded=int(document["reminded"]),
+            sender=_string(document["sender"]),
+            receipts={_string(who): float(at) for who, at in document["receipts"].items()},
         )
     except RequestError:
         raise

@@ -11,7 +11,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-PAUSE = 1.2  # seconds between two steps, where somebody reads along
+PAUSE = 0.8  # seconds between two steps, where somebody reads along
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser) -> None:

@@ -124,7 +124,7 @@ class InboundAccount(InboundDefaults):
     security: Literal["tls", "starttls", "auto", "none"] = "tls"
     host: Host = ""
     port: Port | None = Field(default_factory=lambda keys: INBOUND_PORTS.get(keys.get("security", "")))
-    allow_plaintext: bool = False
+    allow_plaintext: bool = Field(default_factory=lambda keys: checks.is_this_machine(keys.get("host", "")))
     auth: Annotated[Literal["password"], BeforeValidator(checks.auth)] = "password"
     user: PublicReference = ""
     password: SecretReference = Secret("")

@@ -59,6 +59,11 @@ def is_ip(text: str) -> bool:
     return not percent or bool(_HOST_LABEL.fullmatch(zone))  # ipaddress itself takes any zone, line breaks too
 
 
+def is_this_machine(host: str) -> bool:
+    """Whether a host is reached without leaving this machine."""
+    return host == "localhost" or (is_ip(host) and ipaddress.ip_address(host.partition("%")[0]).is_loopback)
+
+
 def host(text: str) -> str:
     """A host name or an IP address, or nothing."""
     if not text or is_ip(text):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mailrelayd.demo.child import Event
+from mailrelayd.demo.people import BOSS, CAROL
 from mailrelayd.demo.server import GREYLISTED, REFUSED
 
 
@@ -17,21 +18,22 @@ class Mail:
     name: str
     content: bytes
     expected: Mapping[str, str]  # recipient -> sent, failed
+    asks: bool = False  # for approval: each recipient gets a copy of their own
     at: float = 0.0  # time.monotonic() of the rename
     queue_id: str = ""
     outcomes: dict[str, Event] = field(default_factory=dict)  # recipient -> the latest; "" for the whole file
 
     @property
     def ended(self) -> bool:
-        """Whether everybody's outcome is final."""
-        return all(
+        """Whether everybody's outcome is final, or the file's as a whole."""
+        return "" in self.outcomes or all(
             (event := self.outcomes.get(recipient)) is not None and event.name != "message.deferred"
             for recipient in self.expected
         )
 
     def status(self, recipient: str) -> str:
         """sent, failed, or queued."""
-        event = self.outcomes.get(recipient)
+        event = self.outcomes.get(recipient, self.outcomes.get(""))
         return "queued" if event is None or event.name == "message.deferred" else event.name.removeprefix("message.")
 
     def equals(self, arrived: bytes) -> bool:
@@ -39,12 +41,21 @@ class Mail:
         header, _, body = self.content.replace(b"\n", b"\r\n").partition(b"\r\n\r\n")
         got, _, rest = arrived.partition(b"\r\n\r\n")
         ours = re.fullmatch(rb"Received: [^\r]+\r\n\t[^\r]+\r\n(.*)", got, re.DOTALL)
-        kept = b"\r\n".join(line for line in header.split(b"\r\n") if not line.startswith(b"Bcc:"))
-        added = b"" if b"\nMessage-ID: " in header else f"\r\nMessage-ID: <{self.queue_id}@demo>".encode()
-        if ours is None or rest != body or not ours[1].startswith(kept + added):
+        kept = b"\r\n".join(line for line in header.split(b"\r\n") if not line.startswith((b"Bcc:", b"X-Approval-")))
+        if ours is None or rest != body or not ours[1].startswith(kept):
             return False
-        date = ours[1].removeprefix(kept + added)
-        return date == b"" if b"\nDate: " in header else re.fullmatch(rb"\r\nDate: [^\r]+", date) is not None
+        added = rb""
+        if self.asks:
+            added = (
+                rb"\r\nReferences: <(?P<token>[a-z2-7]{44})@demo>\r\nReply-To: approvals\+(?P=token)@example\.com"
+                rb"\r\nMessage-ID: <(?P=token)\."
+                + self.queue_id.encode()
+                + rb"@demo>\r\nAuto-Submitted: auto-generated"
+            )
+        elif b"\nMessage-ID: " not in header:
+            added = rb"\r\nMessage-ID: <" + self.queue_id.encode() + rb"@demo>"
+        date = rb"" if b"\nDate: " in header else rb"\r\nDate: [^\r]+"
+        return re.fullmatch(added + date, ours[1].removeprefix(kept)) is not None
 
 
 HELLO = """\
@@ -69,6 +80,16 @@ Date: Sat, 21 Nov 2026 09:00:00 +0000
 
 Please confirm order 42.
 """
+PURCHASE = f"""\
+From: Purchasing <erp@example.com>
+To: {BOSS}, {CAROL}
+Subject: PO-42: 20 laptops
+X-Approval-Request: PO-42
+
+Purchase order PO-42: 20 laptops of ACME Ltd., 24,000 EUR.
+
+Please answer with "Approved" or "Rejected" in the first line; what follows is your comment.
+"""
 
 
 def hello() -> Mail:
@@ -80,6 +101,11 @@ def order() -> Mail:
     """Three recipients with three different fates."""
     expected = {"boss@example.com": "sent", REFUSED: "failed", GREYLISTED: "sent"}
     return Mail("order.eml", ORDER.encode(), expected)
+
+
+def purchase() -> Mail:
+    """A request for approval, to two people."""
+    return Mail("purchase.eml", PURCHASE.encode(), {BOSS: "sent", CAROL: "sent"}, asks=True)
 
 
 def alarm(number: int) -> Mail:

@@ -1,25 +1,24 @@
-"""The story: seven steps, and a check that all of it was true."""
+"""The story: ten steps, and a check that all of it was true."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
-import os
 import re
 import shlex
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 
-from mailrelayd.demo.child import PATIENCE, Daemon, Event
+from mailrelayd.demo.approval import Approval, quoted
+from mailrelayd.demo.child import PATIENCE, Event
 from mailrelayd.demo.mails import Mail, alarm, hello, order
 from mailrelayd.demo.page import Page, UntrueError
-from mailrelayd.demo.server import GREYLISTED, REFUSED, Arrival, Server
-
-PROBE = 2  # seconds; 30 by default
+from mailrelayd.demo.people import BOSS
+from mailrelayd.demo.server import GREYLISTED, REFUSED, Arrival
+from mailrelayd.demo.stage import PROBE, Stage, reason, span
 
 CONFIGURATION = """\
 [node]
@@ -49,29 +48,24 @@ class Demo:
     """Drops the files, tells what happens, and checks it."""
 
     def __init__(self, folder: Path, page: Page, *, chaos: float, pause: float) -> None:
-        self.daemon = Daemon(folder, page)
         self.signalled = 0
-        self._folder = folder
-        self._pickup = folder / "spool" / "pickup"
+        self._stage = Stage(folder, page, chaos=chaos, pause=pause)
+        self._approval = Approval(self._stage)
         self._page = page
-        self._chaos = chaos
-        self._pause = pause
-        self._server = Server(folder, chaos, self._arrived)
-        self._mails: list[Mail] = []
-        self._facts: list[tuple[bool, str]] = []
-        self._visitors = False  # files that are not ours may arrive
+        self.daemon = self._stage.daemon
         self._over = False
 
     async def run(self, *, once: bool) -> None:
         """Tell the story. Raises UntrueError; CancelledError where a signal came first."""
         task = asyncio.current_task()
         assert task is not None
+        visiting = False
 
         def stop(number: int) -> None:
             if self.signalled:  # once is enough: the daemon is being ended
                 return
             self.signalled = number
-            if self._visitors and number == signal.SIGINT:
+            if visiting and number == signal.SIGINT:
                 self._over = True
                 self.daemon.wake()
             else:
@@ -81,89 +75,102 @@ class Demo:
             asyncio.get_running_loop().add_signal_handler(number, stop, number)
         _silence()
         try:
-            await self._server.come()
+            await self._stage.server.come()
+            await self._stage.mailbox.open()
             await self._begin()
             await self._one_file()
             await self._three_recipients()
             await self._an_empty_file()
+            await self._approval.ask()
+            await self._approval.hear_what_decides_nothing()
+            await self._approval.hear_the_approvers()
             await self._outage()
             if not once:
+                visiting = True
                 await self._visit()
+                visiting = False
             await self._shutdown()
             await self._summary()
         finally:
+            await self._approval.close()
             await self.daemon.close()
-            self._server.close()
+            await self._stage.mailbox.close()
+            self._stage.server.close()
             await asyncio.sleep(0)  # the connections' ends are called from the loop
 
     async def _begin(self) -> None:
-        folder, page = self._folder, self._page
-        configuration = CONFIGURATION.format(
-            spool=_quoted(folder / "spool"),
-            state=_quoted(folder / "state"),
-            probe=PROBE,
-            port=self._server.port,
-            password=_quoted(f"file:{folder / 'password'}"),
-            ca_file=_quoted(self._server.ca_file),
-        )
+        stage, folder, page = self._stage, self._stage.folder, self._page
         (folder / "password").touch(mode=0o600)
-        (folder / "password").write_text(self._server.password + "\n", encoding="ascii")
-        (folder / "mailrelayd.toml").write_text(configuration, encoding="utf-8")
+        (folder / "password").write_text(stage.server.password + "\n", encoding="ascii")
+        configuration = CONFIGURATION.format(
+            spool=quoted(folder / "spool"),
+            state=quoted(folder / "state"),
+            probe=PROBE,
+            port=stage.server.port,
+            password=quoted(f"file:{folder / 'password'}"),
+            ca_file=quoted(stage.server.ca_file),
+        )
+        whole = configuration + self._approval.configuration()
+        (folder / "mailrelayd.toml").write_text(whole, encoding="utf-8")
         page.say(
-            "The program you see at work is mailrelayd itself, with real files; only the SMTP server, on 127.0.0.1 "
-            "with STARTTLS and a login, belongs to the demonstration. Lines behind a bar are the daemon's log as it "
-            "comes (without some keys) and what its commands print. Everything is in this folder, which is removed at "
-            "the end:"
+            "The program you see at work is mailrelayd itself, with real files; only the mail server, SMTP and IMAP on "
+            "127.0.0.1 with TLS and logins, belongs to the demonstration. Lines behind a bar are the daemon's log as "
+            "it comes (without some keys) and what its commands print. Everything is in this folder, which is removed "
+            "at the end:"
         )
         page.verbatim(str(folder))
-        if self._chaos:
-            page.say(f"Chaos: with probability {self._chaos:g} the server refuses, puts off or drops a transaction.")
+        if stage.chaos:
+            page.say(f"Chaos: with probability {stage.chaos:g} the server refuses, puts off or drops a transaction.")
         page.step(
-            f"The daemon starts with this configuration. {PROBE} s stand in for the usual 30 s between two tries."
+            f"The daemon starts with this configuration, the first half of it. {PROBE} s stands in for the usual 30 s "
+            "between two tries."
         )
         for line in configuration.splitlines():
             page.quote(line)
         await self.daemon.start()
         await self.daemon.until(lambda: bool(self.daemon.found("daemon.ready")), "it said daemon.ready")
+        await self.daemon.until(lambda: bool(self.daemon.found("mailbox.up")), "it said mailbox.up")
         page.result("It is ready. Whatever is renamed into spool/pickup/ is mail from now on.")
 
     async def _one_file(self) -> None:
-        await self._next(
+        await self._stage.next(
             "A program writes hello.eml into pickup/tmp/ and renames it into pickup/. That is all it has to do: from "
             "here on the mail is the daemon's."
         )
         mail = hello()
-        self._drop(mail)
-        await self._end_of([mail], mail.name)
-        self._page.result(f"It was {self._told(mail, 'ops@example.com')}.")
+        self._stage.drop(mail)
+        await self._stage.end_of([mail], mail.name)
+        self._page.result(f"It was {self._stage.told(mail, 'ops@example.com')}.")
 
     async def _three_recipients(self) -> None:
-        await self._next(
+        await self._stage.next(
             "order.eml has three recipients: the server takes it for boss, has no mailbox nobody, and asks to come "
             "back later for late (greylisting)."
         )
         mail = order()
-        self._drop(mail)
-        await self._end_of([mail], mail.name)
+        self._stage.drop(mail)
+        await self._stage.end_of([mail], mail.name)
         for recipient in mail.expected:
-            self._page.result(f"{recipient}: {self._told(mail, recipient)}.")
+            self._page.result(f"{recipient}: {self._stage.told(mail, recipient)}.")
 
     async def _an_empty_file(self) -> None:
-        await self._next("empty.eml holds nothing: that cannot be sent, and must not get lost without a word either.")
+        await self._stage.next(
+            "empty.eml holds nothing: that cannot be sent, and must not get lost without a word either."
+        )
         mail = Mail("empty.eml", b"", {"": "failed"})
-        self._drop(mail)
-        await self._end_of([mail], mail.name)
-        self._page.result(f"It is kept in spool/failed/, with the reason: {_reason(mail.outcomes[''])}.")
+        self._stage.drop(mail)
+        await self._stage.end_of([mail], mail.name)
+        self._page.result(f"It is kept in spool/failed/, with the reason: {reason(mail.outcomes[''])}.")
 
     async def _outage(self) -> None:
-        await self._next("The server goes away, and five more files are dropped.")
-        self._server.go()
+        await self._stage.next("The server goes away, and five more files are dropped.")
+        self._stage.server.go()
         await asyncio.sleep(0.1)  # the daemon hears of it before there is something to send
         mails = [alarm(number) for number in range(1, 6)]
         began = time.monotonic()
         for mail in mails:
-            self._drop(mail)
-        await self.daemon.until(lambda: self._know(mails), "five files were taken over")
+            self._stage.drop(mail)
+        await self.daemon.until(lambda: self._stage.know(mails), "five files were taken over")
 
         def down() -> list[Event]:
             return self.daemon.found("route.down", began)
@@ -178,20 +185,20 @@ class Demo:
         await self.daemon.until(lambda: len(down()) >= 3, "the third probe")
         failed = [mail for mail in mails if any(mail.status(recipient) == "failed" for recipient in mail.expected)]
         probes, seconds = len(down()), time.monotonic() - began
-        self._fact(not failed, "no mail failed because the server was away")
-        self._fact(probes <= 2 + seconds / PROBE, f"{probes} connections were tried in {seconds:.0f} s of outage")
-        await self._next("The server comes back.")
+        self._stage.fact(not failed, "no mail failed because the server was away")
+        self._stage.fact(probes <= 2 + seconds / PROBE, f"{probes} connections were tried in {seconds:.0f} s of outage")
+        await self._stage.next("The server comes back.")
         back = time.monotonic()
-        await self._server.come()
-        await self._end_of(mails, "the five mails")
+        await self._stage.server.come()
+        await self._stage.end_of(mails, "the five mails")
         await self.daemon.until(lambda: bool(self.daemon.found("route.up", back)), "route.up")
-        arrived = [a for a in self._server.arrivals if a.at >= back]
-        if self._chaos:
+        arrived = [a for a in self._stage.server.arrivals if a.at >= back]
+        if self._stage.chaos:
             self._page.result("What waited was sent as far as chaos allowed.")
             return
         ids = [arrival.queue_id for arrival in arrived]
-        self._fact(ids == [mail.queue_id for mail in mails], "what waited was sent in the order it was dropped")
-        self._fact(len({a.connection for a in arrived}) == 1, "all of it went over one connection")
+        self._stage.fact(ids == [mail.queue_id for mail in mails], "what waited was sent in the order it was dropped")
+        self._stage.fact(len({a.connection for a in arrived}) == 1, "all of it went over one connection")
         took = arrived[-1].at - arrived[0].at
         self._page.result(
             f"The next probe came {arrived[0].at - back:.1f} s later, and all five were sent in {took * 1000:.0f} ms, "
@@ -199,110 +206,62 @@ class Demo:
         )
 
     async def _visit(self) -> None:
-        await self._next("Your turn: the daemon stays up until you press Ctrl-C. In another terminal:")
-        self._page.verbatim(f"cd {shlex.quote(str(self._pickup))}")
+        await self._stage.next("Your turn: the daemon stays up until you press Ctrl-C. In another terminal:")
+        self._page.verbatim(f"cd {shlex.quote(str(self._stage.pickup))}")
         self._page.verbatim(
             r"printf 'From: me@example.com\nTo: you@example.com\nSubject: hi\n\nhello\n' >tmp/hi && mv tmp/hi hi.eml"
         )
+        self._page.verbatim(
+            r"printf 'From: me@example.com\nTo: boss@example.com\nX-Approval-Request: PO-43\n\nMay I?\n' >tmp/may && "
+            "mv tmp/may may.eml"
+        )
         self._page.verbatim(shlex.join([*self.daemon.command, "status"]))
-        self._page.say(f"{REFUSED} is refused, {GREYLISTED} is put off.", indent=3)
-        self._visitors = True
-        await self.daemon.until(lambda: self._over, "Ctrl-C", patience=None)
-        self._visitors = False
+        self._page.say(
+            f"{REFUSED} is refused, {GREYLISTED} is put off, {BOSS} approves; decisions come to "
+            "state/decisions/erp/new/.",
+            indent=3,
+        )
+        self._stage.arrived.clear()
+
+        def look() -> bool:
+            while self._stage.arrived:
+                self._welcome(self._stage.arrived.pop(0))
+            return self._over
+
+        await self.daemon.until(look, "Ctrl-C", patience=None)
         self.signalled = 0
         self._page.say()
 
+    def _welcome(self, arrival: Arrival) -> None:
+        subject = re.search(rb"^Subject: *(.*?)\r$", arrival.content, re.MULTILINE)
+        what = f"subject {subject[1].decode('utf-8', 'replace')!a}" if subject else "without subject"
+        self._page.result(f"At the server: {len(arrival.content)} bytes for {', '.join(arrival.recipients)}, {what}.")
+        self._approval.visited(arrival)
+
     async def _shutdown(self) -> None:
-        await self._next("SIGTERM: the daemon finishes what is under way, and ends.")
+        await self._stage.next("SIGTERM: the daemon finishes what is under way, and ends.")
         began = time.monotonic()
         try:
             status = await self.daemon.end()
         except TimeoutError:
             raise UntrueError(f"the daemon did not end within {PATIENCE:.0f} s after SIGTERM") from None
-        self._page.result(f"It ended with status {status} after {_span(time.monotonic() - began)}.")
-        self._fact(status == 0, "the daemon ended with status 0")
-
-    # -- telling -----------------------------------------------------------------------------------------------
-
-    async def _next(self, text: str) -> None:
-        if self._pause:
-            await asyncio.sleep(self._pause)
-        self._page.step(text)
-
-    def _drop(self, mail: Mail) -> None:
-        """As a producer does it: write beside, fsync, rename."""
-        descriptor = os.open(self._pickup / "tmp" / mail.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
-        with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(descriptor, 0o640)
-            file.write(mail.content)
-            file.flush()
-            os.fsync(descriptor)
-        self._mails.append(mail)
-        (self._pickup / "tmp" / mail.name).rename(self._pickup / mail.name)
-        mail.at = time.monotonic()
-
-    def _know(self, mails: Iterable[Mail]) -> bool:
-        """Take over what the log has told so far; whether each of these mails has a queue id."""
-        by_name = {mail.name: mail for mail in self._mails}
-        by_id = {mail.queue_id: mail for mail in self._mails if mail.queue_id}
-        for event in self.daemon.events:
-            queue_id = event.pairs.get("queue_id", "")
-            mail = by_name.get(event.pairs.get("file", "")) or by_id.get(queue_id)
-            if mail is None or not event.name.startswith("message."):
-                continue
-            if not mail.queue_id:
-                mail.queue_id, by_id[queue_id] = queue_id, mail
-            elif mail.queue_id != queue_id:
-                continue  # a visitor's file of the same name
-            if event.name != "message.queued":
-                mail.outcomes[event.pairs.get("to", "<>")[1:-1]] = event
-        return all(mail.queue_id for mail in mails)
-
-    async def _end_of(self, mails: list[Mail], what: str) -> None:
-        """Wait until these have been sent or given up. Chaos may take longer than anybody watches."""
-        try:
-            await self.daemon.until(
-                lambda: self._know(mails) and all(mail.ended for mail in mails), f"{what} was sent or given up"
-            )
-        except UntrueError:
-            if not self._chaos or not self._know(mails):
-                raise
-
-    def _told(self, mail: Mail, recipient: str) -> str:
-        """What became of it, in words."""
-        event = mail.outcomes.get(recipient)
-        if event is None:
-            return "still queued"
-        tries = int(event.pairs.get("attempt", "0"))
-        word, after = mail.status(recipient), _span(event.at - mail.at)
-        if word == "sent":
-            return f"sent {after} after the rename" + (f", at try {tries}" if tries > 1 else "")
-        if word == "queued":
-            return f"still queued after {tries} {'try' if tries == 1 else 'tries'}: {_reason(event)}"
-        return f"{word}: {_reason(event)}"
-
-    def _arrived(self, arrival: Arrival) -> None:
-        if self._visitors:
-            subject = re.search(rb"^Subject: *(.*?)\r$", arrival.content, re.MULTILINE)
-            what = f"subject {subject[1].decode('utf-8', 'replace')!a}" if subject else "without subject"
-            self._page.result(
-                f"At the server: {len(arrival.content)} bytes for {', '.join(arrival.recipients)}, {what}."
-            )
+        self._page.result(f"It ended with status {status} after {span(time.monotonic() - began)}.")
+        self._stage.fact(status == 0, "the daemon ended with status 0")
 
     # -- checking ----------------------------------------------------------------------------------------------
 
-    def _fact(self, true: bool, text: str) -> None:
-        self._facts.append((bool(true), text))
-
     async def _summary(self) -> None:
-        self._know(self._mails)
-        page, folder = self._page, self._folder
+        self._stage.know(self._stage.mails)
+        page, folder = self._page, self._stage.folder
         page.title("What was dropped, and what became of it")
-        for mail in self._mails:
+        for mail in self._stage.mails:
             name = mail.name
             for recipient in mail.expected:
-                page.row(f"{name:13} {recipient or '-':19} {self._told(mail, recipient)}", hanging=34)
+                page.row(f"{name:13} {recipient or '-':19} {self._stage.told(mail, recipient)}", hanging=34)
                 name = ""
+        page.title("What was answered to purchase.eml, and what became of it")
+        for who, what in self._approval.rows():
+            page.row(f"{'':13} {who:19} {what}", hanging=34)
         page.title("What is kept of order.eml: spool/failed/ID.json, in short")
         for line in self._record():
             page.quote(line)
@@ -315,20 +274,22 @@ class Demo:
             ("daemon.log", f"the whole log, {len(self.daemon.lines)} lines"),
             ("spool/pickup/", f"where files are dropped: {_count(folder / 'spool/pickup', '*.eml')}"),
             ("spool/queue/", f"what waits: {_count(folder / 'spool/queue', '*.eml')}"),
+            ("state/decisions/", "what was decided, until its consumer takes it"),
+            ("state/archive/", f"every mail that was read: {_count(folder / 'state/archive/in', '*/*/message.eml')}"),
             ("spool/failed/", f"what was given up, as ID.eml and ID.json: {_count(folder / 'spool/failed', '*.eml')}"),
         ):
             page.row(f"{path:18}{what}", hanging=18)
         self._check()
         page.title("Checked")
-        for true, text in self._facts:
+        for true, text in self._stage.facts:
             page.row(f"{'ok' if true else 'UNTRUE':7}{text}", hanging=7)
-        if not all(true for true, _ in self._facts):
+        if not all(true for true, _ in self._stage.facts):
             raise UntrueError("not all of this was true")
 
     def _record(self) -> list[str]:
         """The part of order.eml's record that a person would look for."""
-        for mail in self._mails:
-            path = self._folder / "spool" / "failed" / f"{mail.queue_id}.json"
+        for mail in self._stage.mails:
+            path = self._stage.folder / "spool" / "failed" / f"{mail.queue_id}.json"
             if mail.name == "order.eml" and path.exists():
                 record = json.loads(path.read_bytes())
                 failed = {to: outcome for to, outcome in record["outcomes"].items() if outcome["status"] == "failed"}
@@ -340,55 +301,45 @@ class Demo:
 
     def _check(self) -> None:
         """Compare what was told with what the server got and with what stands in the folders."""
-        pairs = [(mail, recipient) for mail in self._mails for recipient in mail.expected]
+        pairs = [(mail, recipient) for mail in self._stage.mails for recipient in mail.expected]
         told = [mail.status(recipient) for mail, recipient in pairs]
         got = Counter(
-            (arrival.queue_id, recipient) for arrival in self._server.arrivals for recipient in arrival.recipients
+            (arrival.queue_id, recipient) for arrival in self._stage.server.arrivals for recipient in arrival.recipients
         )
         sent = {(mail.queue_id, recipient) for mail, recipient in pairs if mail.status(recipient) == "sent"}
-        ours = {mail.queue_id: mail for mail in self._mails}
-        theirs = [arrival for arrival in self._server.arrivals if arrival.queue_id in ours]
-        spool = self._folder / "spool"
+        ours = {mail.queue_id: mail for mail in self._stage.mails}
+        theirs = [arrival for arrival in self._stage.server.arrivals if arrival.queue_id in ours]
+        spool = self._stage.folder / "spool"
         queued = {path.stem for path in (spool / "queue").glob("*.eml")} & ours.keys()
         failed = {path.stem for path in (spool / "failed").glob("*.eml")} & ours.keys()
         counts = ", ".join(f"{told.count(word)} {word}" for word in ("sent", "failed", "queued"))
-        self._fact(
+        self._stage.fact(
             {pair: count for pair, count in got.items() if pair[0] in ours} == dict.fromkeys(sent, 1),
-            f"{len(self._mails)} files, {len(pairs)} outcomes: {counts}; what was sent arrived exactly once",
+            f"{len(self._stage.mails)} files, {len(pairs)} outcomes: {counts}; what was sent arrived exactly once",
         )
-        self._fact(
+        self._stage.fact(
             all(ours[arrival.queue_id].equals(arrival.content) for arrival in theirs),
-            "what arrived is what was dropped, byte for byte, apart from Received, Message-ID and Date added and Bcc "
-            "removed",
+            "what arrived is what was dropped, byte for byte, apart from Received, Message-ID, Date and a request's "
+            "reply address added and Bcc and X-Approval-Request removed",
         )
-        self._fact(
-            queued == {mail.queue_id for mail in self._mails if not mail.ended}
+        self._stage.fact(
+            queued == {mail.queue_id for mail in self._stage.mails if not mail.ended}
             and failed == {mail.queue_id for mail, to in pairs if mail.ended and mail.status(to) == "failed"}
-            and not any((self._pickup / mail.name).exists() for mail in self._mails),
+            and not any((self._stage.pickup / mail.name).exists() for mail in self._stage.mails),
             "spool/queue/ holds exactly what still waits, spool/failed/ what was given up, spool/pickup/ nothing of it",
         )
-        if not self._chaos:
-            self._fact(all(mail.status(to) == mail.expected[to] for mail, to in pairs), "everything ended as announced")
+        if not self._stage.chaos:
+            self._stage.fact(
+                all(mail.status(to) == mail.expected[to] for mail, to in pairs), "everything ended as announced"
+            )
+        self._approval.check()
         serious = [event.name for event in self.daemon.events if event.severity == "error"]
-        self._fact(not serious, "the daemon met nothing unexpected")
-
-
-def _reason(event: Event) -> str:
-    return event.pairs.get("response") or event.pairs.get("reason", "")
-
-
-def _span(seconds: float) -> str:
-    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+        self._stage.fact(not serious, "the daemon met nothing unexpected")
 
 
 def _count(folder: Path, pattern: str) -> str:
     count = sum(1 for _ in folder.glob(pattern))
     return "empty" if not count else f"{count} message{'s' if count > 1 else ''}"
-
-
-def _quoted(value: object) -> str:
-    """A TOML string; JSON's escapes are TOML's."""
-    return json.dumps(str(value), ensure_ascii=False)
 
 
 def _silence() -> None:

@@ -12,12 +12,12 @@ import ssl
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from mailrelayd import tls
 from mailrelayd.dial import DialError, dial
 from mailrelayd.inbound.connection import Connection
 from mailrelayd.inbound.imap import Session
 from mailrelayd.inbound.login import log_in
 from mailrelayd.inbound.values import ImapError, Refused, Stage
-from mailrelayd.outbound import tls
 from mailrelayd.outbound.answers import printable
 
 _LEVELS: Final = ("starttls", "tls")  # the later the safer; "auto" takes no other

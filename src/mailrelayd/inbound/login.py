@@ -8,7 +8,7 @@ from mailrelayd.inbound.connection import Connection
 from mailrelayd.inbound.names import quoted
 from mailrelayd.inbound.values import ImapError, Stage
 from mailrelayd.outbound.answers import printable
-from mailrelayd.outbound.sasl import oauth_bearer
+from mailrelayd.sasl import oauth_bearer
 
 _TOKEN = ("XOAUTH2", "OAUTHBEARER")
 

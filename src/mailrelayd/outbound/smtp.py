@@ -10,7 +10,6 @@ Whatever goes wrong here is the route's fault and no message's: it is always a `
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 import socket
 import ssl
@@ -18,11 +17,12 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, cast
+from typing import Final, Protocol, cast
 
 import aiosmtplib
 
-from mailrelayd.outbound import sasl, tls
+from mailrelayd import sasl, tls
+from mailrelayd.dial import DialError, dial
 from mailrelayd.outbound.answers import printable, response
 from mailrelayd.outbound.session import Deadlines, Session
 from mailrelayd.outbound.values import Extensions, Response, Stage
@@ -188,7 +188,10 @@ class _Opening:
         """One connection from DNS to AUTH."""
         account = self.account
         deadline = asyncio.get_running_loop().time() + account.connect_timeout
-        sock, relay = await _dial(account.host, way.port, account.connect_timeout, deadline)
+        try:
+            sock, relay = await dial(account.host, way.port, account.connect_timeout)
+        except DialError as error:
+            raise (_trouble if error.resolved else _no_address)(Stage.CONNECT, str(error)) from error
         smtp = aiosmtplib.SMTP(
             hostname=account.tls.server_name or account.host,
             local_hostname=self.hello,  # else the library asks DNS, outside every deadline
@@ -405,48 +408,6 @@ async def _accepted(smtp: aiosmtplib.SMTP, *command: bytes) -> None:
         raise aiosmtplib.SMTPAuthenticationError(answer.code, answer.message)
 
 
-async def _dial(host: str, port: int, seconds: float, deadline: float) -> tuple[socket.socket, str]:
-    """A connected socket and "host[ip]:port", within `seconds`: until `deadline`.
-
-    Every address gets its share of the time that DNS has left.
-    """
-    loop = asyncio.get_running_loop()
-    addresses = await _resolve(host, port, seconds, deadline)
-    failures = []
-    for left, (family, kind, protocol, _, address) in zip(range(len(addresses), 0, -1), addresses, strict=True):
-        relay = f"{host}[{address[0]}]:{port}"
-        sock = socket.socket(family, kind, protocol)
-        try:
-            sock.setblocking(False)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            async with asyncio.timeout((deadline - loop.time()) / left):
-                await loop.sock_connect(sock, address)
-        except TimeoutError:
-            failures.append(f"{relay}: no answer in time")
-        except OSError as error:
-            failures.append(f"{relay}: {_os_text(error)}")
-        except BaseException:
-            sock.close()
-            raise
-        else:
-            return sock, relay
-        sock.close()
-    raise _trouble(Stage.CONNECT, "; ".join(failures))
-
-
-async def _resolve(host: str, port: int, seconds: float, deadline: float) -> list[tuple[int, int, int, str, Any]]:
-    loop = asyncio.get_running_loop()
-    try:
-        async with asyncio.timeout_at(deadline):
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except TimeoutError as error:
-        raise _no_address(f"host name {host!r} was not resolved within {seconds:g} s") from error
-    except (OSError, UnicodeError) as error:
-        reason = _os_text(error) if isinstance(error, OSError) else str(error)
-        raise _no_address(f"host name {host!r} cannot be resolved: {reason}") from error
-    return list(dict.fromkeys(found))  # a name may be listed twice in /etc/hosts
-
-
 def _drop(smtp: aiosmtplib.SMTP, sock: socket.socket) -> None:
     """Let go of a connection that is not to be used any more, without waiting for anything."""
     if smtp.transport is not None:
@@ -482,12 +443,5 @@ def _trouble(stage: Stage, text: str) -> RouteTrouble:
     return RouteTrouble(Response(stage, 0, "", printable(text)))
 
 
-def _no_address(text: str) -> RouteTrouble:
-    return _NoAddress(Response(Stage.CONNECT, 0, "", printable(text)))
-
-
-def _os_text(error: OSError) -> str:
-    """Without asyncio's "Connect call failed ('...', 25)", which hides the reason."""
-    if error.errno is not None and not isinstance(error, socket.gaierror):
-        return os.strerror(error.errno).lower()
-    return (error.strerror or str(error) or type(error).__name__).lower()
+def _no_address(stage: Stage, text: str) -> RouteTrouble:
+    return _NoAddress(Response(stage, 0, "", printable(text)))

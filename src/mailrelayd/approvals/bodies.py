@@ -1,0 +1,172 @@
+"""The texts of a mail that a person reads: one rendition as plain text, one as HTML, each as lines.
+
+Attachments, attached mails and what is encrypted are never text. Only the first text of a mail may begin a
+rendition: where it is empty, a later one does not stand in for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from mailrelayd.approvals.charsets import decode_text, decode_transfer
+from mailrelayd.approvals.htmltext import render
+from mailrelayd.approvals.mime import Mail, Part
+
+MAX_TEXT = 96 * 1024  # bytes of a plain text that are read
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """One rendition. `cut`: there is more of it than was read."""
+
+    lines: tuple[str, ...]
+    cut: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Bodies:
+    """The renditions, plain text first; `uncertain` says what had to be guessed to read them."""
+
+    renditions: tuple[Body, ...]
+    uncertain: tuple[str, ...]
+    encrypted: bool
+    notes: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Piece:
+    """A text as the mail offers it: one or both of its renditions."""
+
+    plain: list[Part] = field(default_factory=list)
+    html: list[Part] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Reader:
+    mail: Mail
+    uncertain: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    encrypted: bool = False
+
+    def pieces(self, part: Part) -> list[_Piece]:
+        """The texts below a part, in order; the depth of the tree is bounded."""
+        media = part.media
+        if part.attached and not media.startswith("multipart/") and (part is not self.mail.root or part.disposition):
+            return []  # a mail that is nothing but one text may carry a name without being a file
+        if media == "text/plain":
+            return [_Piece(plain=[part])]
+        if media == "text/html":
+            return [_Piece(html=[part])]
+        if media == "multipart/encrypted" or (media in ("application/pkcs7-mime", "application/x-pkcs7-mime")):
+            self.encrypted = True
+            self.notes.append("a part is encrypted, or signed in a way that hides its text")
+            return []
+        if media == "multipart/alternative":
+            return [self._alternative(part)]
+        if media == "multipart/related" and part.parameters.get("start") and _texts(part.children[1:]):
+            self.uncertain.append("a multipart/related may begin with another part than its first (RFC 2387)")
+        if media in ("multipart/related", "multipart/signed"):
+            return [piece for child in part.children[:1] for piece in self.pieces(child)]
+        if media.startswith("multipart/"):
+            return [piece for child in part.children for piece in self.pieces(child)]
+        return []
+
+    def _alternative(self, part: Part) -> _Piece:
+        whole = _Piece()
+        for child in part.children:
+            inner = self.pieces(child)
+            plain = [one for piece in inner for one in piece.plain]
+            html = [one for piece in inner for one in piece.html]
+            if plain and whole.plain and not html:
+                self.uncertain.append("two plain texts are offered for the same content")
+            whole.plain.extend(plain)
+            whole.html.extend(html)
+        return whole
+
+    def text(self, part: Part) -> tuple[str, bool]:
+        """A part's text, and whether there is more of it."""
+        raw, plain = decode_transfer(self.mail.data[part.start : part.end], part.encoding)
+        if not plain:
+            self.uncertain.append("a text's transfer encoding is unknown or damaged")
+        html = part.media == "text/html"
+        more = len(raw) > MAX_TEXT and not html
+        text, certain = decode_text(raw[:MAX_TEXT] if more else raw, part.parameters.get("charset", ""))
+        if not certain:
+            label = part.parameters.get("charset", "")[:40]
+            self.uncertain.append(f"a text's charset had to be guessed (it says {label!r})")
+        return text, more or (self.mail.cut and not part.closed)
+
+    def lines(self, part: Part) -> Body:
+        text, more = self.text(part)
+        if part.media == "text/html":
+            rendered = render(text)
+            return Body(rendered.lines, more or rendered.cut)
+        lines = text.replace("\0", "").splitlines()
+        if part.parameters.get("format", "").lower() == "flowed":
+            lines = list(_flowed(lines, delsp=part.parameters.get("delsp", "").lower() == "yes"))
+        return Body(tuple(lines), more)
+
+
+def bodies(mail: Mail) -> Bodies:
+    """Everything in a mail that is text to be read."""
+    reader = _Reader(mail)
+    pieces = [piece for piece in reader.pieces(mail.root) if piece.plain or piece.html]
+    renditions = []
+    if any(piece.plain for piece in pieces):
+        plain = [reader.lines(part) for piece in pieces for part in piece.plain or piece.html]
+        # Some clients offer an empty plain text beside the HTML that they mean.
+        if any(line.strip() for line in plain[0].lines) or not pieces[0].html:
+            renditions.append(_joined(plain))
+    if any(piece.html for piece in pieces):
+        renditions.append(_joined([reader.lines(part) for piece in pieces for part in piece.html or piece.plain]))
+    if renditions and not any(line.strip() for line in _first_lines(reader, pieces)) and len(pieces) > 1:
+        reader.uncertain.append("the first text is empty, and another part begins the text")
+    uncertain = tuple(dict.fromkeys(reader.uncertain))
+    return Bodies(tuple(renditions), uncertain, reader.encrypted, tuple(dict.fromkeys(reader.notes)))
+
+
+def _first_lines(reader: _Reader, pieces: list[_Piece]) -> tuple[str, ...]:
+    first = [*pieces[0].plain, *pieces[0].html]
+    return tuple(line for part in first for line in reader.lines(part).lines)
+
+
+def _texts(parts: list[Part]) -> bool:
+    return any(part.media.startswith(("text/", "multipart/")) for part in parts)
+
+
+def _joined(parts: list[Body]) -> Body:
+    lines = [line for number, part in enumerate(parts) for line in ((("",) if number else ()) + part.lines)]
+    return Body(tuple(lines), any(part.cut for part in parts))
+
+
+def _flowed(lines: Iterable[str], *, delsp: bool) -> Iterable[str]:
+    """RFC 3676: a line that ends with a space goes on in the next one of the same quote depth."""
+    held = ""
+    held_depth = -1
+    for raw in lines:
+        stripped = raw.lstrip(">")
+        depth = len(raw) - len(stripped)
+        text = stripped.removeprefix(" ")
+        if held_depth >= 0 and depth != held_depth:
+            yield _quoted(held, held_depth)
+            held, held_depth = "", -1
+        if text == "-- ":
+            if held_depth >= 0:
+                yield _quoted(held, held_depth)
+            held, held_depth = "", -1
+            yield _quoted(text, depth)
+        elif text.endswith(" "):
+            held, held_depth = held + (text[:-1] if delsp else text), depth
+            if len(held) > 20_000:
+                yield _quoted(held, held_depth)
+                held, held_depth = "", -1
+        else:
+            yield _quoted(held + text, depth)
+            held, held_depth = "", -1
+    if held_depth >= 0:
+        yield _quoted(held, held_depth)
+
+
+def _quoted(text: str, depth: int) -> str:
+    return f"{'>' * depth} {text}" if depth else text

@@ -1,0 +1,264 @@
+"""The approval loop, composed: what one configuration makes of requests, mailboxes and sinks.
+
+The registry and the archive live as long as the process; the desk, its outboxes and the pollers as long as their
+configuration. Secrets are fetched when they are needed, so that the unit starts without any credential: until the key
+is there, requests and answers wait where they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from mailrelayd.approvals import desk as desks
+from mailrelayd.approvals import dkim, opening, token
+from mailrelayd.approvals.archive import Archive
+from mailrelayd.approvals.desk import Desk
+from mailrelayd.approvals.opening import Opening
+from mailrelayd.approvals.outbox import Outbox
+from mailrelayd.approvals.registry import Registry, Report
+from mailrelayd.approvals.sender import SenderCheck
+from mailrelayd.approvals.sinks import CommandSink, DirectorySink, Sink, WebhookSink
+from mailrelayd.approvals.values import Options
+from mailrelayd.clock import Clock, SystemClock
+from mailrelayd.config import secrets
+from mailrelayd.config.answering import Approvals, Decisions, InboundAccount
+from mailrelayd.config.settings import Settings
+from mailrelayd.inbound import connect
+from mailrelayd.inbound.imap import Session
+from mailrelayd.inbound.poller import Poller
+from mailrelayd.inbound.seen import SeenStore
+from mailrelayd.inbound.values import ImapError, Stage
+from mailrelayd.operate import events, log
+from mailrelayd.outbound.spool import SpoolError
+from mailrelayd.tlsmemory import TlsMemory
+
+Loop = Callable[[asyncio.Event, Callable[[float], None]], Coroutine[Any, Any, None]]
+
+
+class Records:
+    """What is on disk about approvals. Opened once: two registries of one folder would contradict each other."""
+
+    def __init__(self, state: Path, report: Report) -> None:
+        """Raises OSError."""
+        self.registry = Registry(state, report)
+        self.archive = Archive(state)
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        self.registry.close()
+        self.archive.close()
+
+
+class Keys:
+    """[approvals] secret, fetched when it is first needed, and again as long as it cannot be had."""
+
+    def __init__(self, approvals: Approvals) -> None:
+        self._references = approvals.secret
+        self._found: tuple[bytes, ...] = ()
+
+    def __call__(self) -> tuple[bytes, ...]:
+        """The keys, the one that signs first. Raises OSError with what to do about it."""
+        if not self._found:
+            try:
+                found = [
+                    secrets.resolve(one, key=f"approvals.secret[{position}]")
+                    for position, one in enumerate(self._references, 1)
+                ]
+            except secrets.SecretError as error:
+                raise OSError(0, str(error)) from error
+            for text in found:
+                log.conceal(text)
+                if len(text.encode()) < token.SMALLEST_SECRET:
+                    hint = f"at least {token.SMALLEST_SECRET} bytes; `mailrelayd approvals new-secret` makes one"
+                    raise OSError(0, f"approvals.secret is too short: {hint}")
+            self._found = tuple(text.encode() for text in found)
+        return self._found
+
+
+class Office:
+    """Everything about approvals that one configuration decides."""
+
+    def __init__(
+        self, settings: Settings, approvals: Approvals, node: str, records: Records, clock: Clock, send: desks.Send
+    ) -> None:
+        """Raises OSError where a sink's folder cannot be made."""
+        self._clock = clock
+        self._settings = settings
+        state = settings.state.directory
+        keys = Keys(approvals)
+        self.outboxes = [
+            Outbox(state, sink.name, sink_of(sink, state, clock), clock, required=sink.required)
+            for sink in settings.decisions
+        ]
+        self.desk = Desk(
+            desk_terms(settings, approvals, node, keys),
+            records.registry,
+            records.archive,
+            self.outboxes,
+            clock,
+            send,
+        )
+        self.opening = Opening(
+            opening.Terms(node, lambda: keys()[0], settings.decisions, approvals.expire, bool(approvals.remind)),
+            records.registry,
+            clock,
+        )
+        self._stores = [SeenStore(state, mailbox.name) for mailbox in settings.mailboxes]
+        self.pollers = [
+            Poller(mailbox, connector(mailbox, settings), self.desk, store, clock)
+            for mailbox, store in zip(settings.mailboxes, self._stores, strict=True)
+        ]
+        self.desk.wake_pollers = self._wake_pollers
+
+    def loops(self) -> list[tuple[str, Loop]]:
+        """Every loop and its name. Each runs until `stop` and finishes what it has under way."""
+        return [
+            *((f"sink-{outbox.name}", outbox.run) for outbox in self.outboxes),
+            *((f"mailbox-{poller.account}", poller.run) for poller in self.pollers),
+            ("approvals", self._keep_house),
+        ]
+
+    def close(self) -> None:
+        """Give the descriptors back, once all loops have ended."""
+        for store in self._stores:
+            store.close()
+        for outbox in self.outboxes:
+            outbox.close()
+
+    def wake(self) -> None:
+        """`stop` was set."""
+        self._wake_pollers()
+        for outbox in self.outboxes:
+            outbox.wake()
+
+    def _wake_pollers(self) -> None:
+        for poller in self.pollers:
+            poller.wake()
+
+    async def _keep_house(self, stop: asyncio.Event, beat: Callable[[float], None]) -> None:
+        accounts = [poller.account for poller in self.pollers]
+        while not stop.is_set():
+            beat(desks.HOUSE * 4)
+            try:
+                await self.desk.keep_house(accounts)
+            except OSError as error:
+                events.queue_trouble(doing="look after requests", reason=error.strerror or str(error))
+            await self._clock.wait(stop, desks.HOUSE)
+
+    def status(self) -> list[dict[str, Any]]:
+        """One line per mailbox."""
+        return [
+            {
+                "account": poller.account,
+                "state": "down" if poller.trouble else "up" if poller.last_poll else "starting",
+                "reason": poller.trouble,
+                "last_poll": poller.last_poll or None,
+                "read": poller.read,
+                "removed": poller.removed,
+            }
+            for poller in self.pollers
+        ]
+
+
+def desk_terms(
+    settings: Settings, approvals: Approvals, node: str, keys: Callable[[], tuple[bytes, ...]]
+) -> desks.Terms:
+    """How answers are judged."""
+    return desks.Terms(
+        node=node,
+        secrets=keys,
+        check=SenderCheck(approvals.sender_check, approvals.authserv_id, dkim.verify),
+        options=options_of(approvals),
+        delegates=approvals.delegates,
+        headers={sink.name: sink.headers for sink in settings.decisions},
+        unmatched={mailbox.name: mailbox.unmatched for mailbox in settings.mailboxes},
+        reply_address=settings.reply_address,
+        subaddressing=approvals.subaddressing,
+        separator=approvals.subaddress_separator,
+        subject_tag=approvals.subject_tag,
+        receipts=approvals.receipts,
+        remind=approvals.remind,
+        keep_archive=settings.state.keep_archive,
+        keep_quarantine=settings.state.keep_quarantine,
+        keep_requests=settings.state.keep_requests,
+    )
+
+
+def options_of(approvals: Approvals) -> Options:
+    """How replies are read."""
+    return Options(
+        approve=approvals.approve,
+        reject=approvals.reject,
+        same_line_comment=approvals.same_line_comment,
+        require_bare_approval=approvals.require_bare_approval,
+        boilerplate=approvals.boilerplate,
+        via_list=approvals.via_list,
+    )
+
+
+def prepare_sinks(settings: Settings) -> None:
+    """Make the folders of all sinks. Raises SpoolError where that cannot be done."""
+    for sink in settings.decisions if settings.asking is not None else ():
+        try:
+            sink_of(sink, settings.state.directory, SystemClock())
+        except OSError as error:
+            raise SpoolError(f"{error.filename or 'decisions'}: {error.strerror}") from error
+
+
+def sink_of(sink: Decisions, state: Path, clock: Clock) -> Sink:
+    """The way out that a [[decisions]] table describes; a folder is made. Raises OSError."""
+    if sink.webhook:
+        return WebhookSink(sink.webhook, lambda: _secret(sink), clock)
+    if sink.command:
+        return CommandSink(sink.command)
+    try:
+        return DirectorySink(Path(sink.directory) if sink.directory else state / "decisions" / sink.name, sink.group)
+    except KeyError:
+        raise OSError(0, f'decisions "{sink.name}": there is no group "{sink.group}"') from None
+
+
+def _secret(sink: Decisions) -> str:
+    try:
+        text = secrets.resolve(sink.secret, key=f"decisions.{sink.name}.secret")
+    except secrets.SecretError as error:
+        raise OSError(0, str(error)) from error
+    log.conceal(text)
+    return text
+
+
+def connector(mailbox: InboundAccount, settings: Settings) -> Callable[[], Awaitable[Session]]:
+    """How a poller gets its session: user and password are fetched anew each time."""
+
+    async def open_session() -> Session:
+        account = settings.account
+        own = bool(mailbox.user)
+        where = f"inbound.{mailbox.name}" if own or account is None else f"outbound.{account.name}"
+        user = mailbox.user if own or account is None else account.user
+        password = mailbox.password or (account.password if account is not None else mailbox.password)
+        try:
+            name = await asyncio.to_thread(secrets.resolve, user, key=f"{where}.user")
+            secret = await asyncio.to_thread(secrets.resolve, password, key=f"{where}.password")
+        except secrets.SecretError as error:
+            raise ImapError(Stage.LOGIN, str(error)) from error
+        log.conceal(secret)
+        remembered = None
+        if mailbox.security == "auto":
+            remembered = TlsMemory(settings.state.directory, f"imap:{mailbox.host}")
+        try:
+            session = await connect.connect(mailbox, user=name, secret=secret, remembered=remembered)
+        except ImapError as error:
+            error.text = log.masked(error.text)
+            raise
+        if settings.log.protocol_debug:
+            session.traced(lambda direction, said: _trace(session.peer, direction, said))
+        return session
+
+    return open_session
+
+
+def _trace(peer: str, direction: str, said: bytes) -> None:
+    for line in said.decode("utf-8", "backslashreplace").splitlines():
+        events.smtp_protocol(relay=peer, direction=direction, text=line)
