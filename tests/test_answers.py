@@ -57,6 +57,8 @@ class Running:
     started: float = 0.0
     pickup: Any = field(default_factory=lambda: SimpleNamespace(refused=0))
     reported: list[Entry] = field(default_factory=list)
+    office: Any = None  # approvals are not enabled
+    records: Any = field(default_factory=lambda: SimpleNamespace(registry=()))
 
     async def reload(self, by: str) -> list[str]:
         return [by]

@@ -67,7 +67,8 @@ QMAIL = (
 )
 EXIM = (
     "This message was created automatically by mail delivery software.\n\nA message that you sent could not be "
-    f"delivered to one or more of its\nrecipients. This is a permanent error. The following address(es) failed:\n\n  {BOSS}\n"
+    "delivered to one or more of its\nrecipients. This is a permanent error. The following address(es) failed:"
+    f"\n\n  {BOSS}\n"
     f"    Unrouteable address\n\n------ This is a copy of the message, including all the headers. ------\n\n{COPY}"
 )
 EXIM_WARNING = (

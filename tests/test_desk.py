@@ -293,7 +293,7 @@ async def test_nobody_is_told_that_time_is_up_before_the_mailbox_was_looked_into
 
 async def test_a_cancelled_request_says_so_to_whoever_answers(world: World) -> None:
     """And to the sinks, at once."""
-    await world.desk.cancel(REQUEST)
+    await world.desk.cancel(REQUEST, "uid 0")
     await world.read(reply())
     await world.deliver()
     told = [(event["data"]["decision"], event["data"]["reason"]) for event in world.sinks["erp"].got]
@@ -378,7 +378,7 @@ async def test_a_decision_can_be_told_again(world: World) -> None:
     """The same bytes, to every sink of its request."""
     done = await world.read(reply())
     await world.deliver()
-    assert await world.desk.replay(done.decision_id)
+    assert await world.desk.replay(done.decision_id) == ["erp", "audit"]
     await world.deliver()
     assert world.sinks["erp"].got[0] == world.sinks["erp"].got[1]
     assert not await world.desk.replay("no-such-id")

@@ -449,7 +449,7 @@ def test_an_old_mail_sent_again_decides_nothing() -> None:
 )
 def test_the_token_counts_wherever_it_is_signed(mail: bytes) -> None:
     """In the address, the subject, the text."""
-    assert sender_check()(sign(mail), NOW).tokens == {TOKEN}
+    assert sender_check()(sign(mail), NOW).tokens == frozenset({TOKEN})
 
 
 def test_nobody_is_asked_about_mail_that_decides_nothing() -> None:

@@ -11,10 +11,31 @@ import mailrelayd
 
 ROOT = Path(mailrelayd.__file__).parent
 PURE = {
-    *("approvals.authres", "approvals.bodies", "approvals.bounces", "approvals.charsets", "approvals.clients", "approvals.document"),
-    *("approvals.htmltext", "approvals.judge", "approvals.kinds", "approvals.lexicon", "approvals.listing"),
+    *(
+        "approvals.authres",
+        "approvals.bodies",
+        "approvals.bounces",
+        "approvals.charsets",
+        "approvals.clients",
+        "approvals.document",
+    ),
+    *(
+        "approvals.htmlmarks",
+        "approvals.htmltext",
+        "approvals.judge",
+        "approvals.kinds",
+        "approvals.lexicon",
+        "approvals.listing",
+    ),
     *("approvals.memory", "approvals.mime", "approvals.newtext", "approvals.reading", "approvals.request"),
-    *("approvals.receipts", "approvals.reminders", "approvals.token", "approvals.tokens", "approvals.values", "approvals.verdict"),
+    *(
+        "approvals.receipts",
+        "approvals.reminders",
+        "approvals.token",
+        "approvals.tokens",
+        "approvals.values",
+        "approvals.verdict",
+    ),
     *("approvals.vocabulary", "approvals.words"),
     *("inbound.answers", "inbound.names", "inbound.values", "inbound.wire"),
     *("outbound.attach", "outbound.barenames", "outbound.dsn", "outbound.guard", "outbound.handin", "outbound.asking"),

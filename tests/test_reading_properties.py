@@ -148,7 +148,7 @@ def _own_lines(text: str) -> list[str]:
         stripped = line.replace("\u200b", "").strip()
         if stripped.startswith((">", "On 2026", "From:", "Sent:", "--")) or "wrote:" in stripped:
             break
-        if stripped and not stripped.startswith("Sent from my"):
+        if stripped and not stripped.lstrip("\u202e").startswith("Sent from my"):
             lines.append(line)
     return lines
 
@@ -170,7 +170,7 @@ def test_nothing_is_approved_that_is_not_written_as_an_approval(text: str) -> No
         assert not any(AGAINST.search(line.replace("\u200b", "")) for line in lines), text
     else:  # written below the quotation: then the word stands alone in a line of its own
         assert any(WRITTEN.fullmatch(line) for line in text.split("\n") if line.strip()), text
-    assert "\u202e" not in text.partition("\n> ")[0] or not lines, text
+    assert "\u202e" not in "".join(lines), text
 
 
 @given(st.sampled_from(["Approved", "Genehmigt", "承認します", "Aprobado"]), st.text(max_size=40))
@@ -238,34 +238,35 @@ def test_twice_the_mail_is_at_most_twice_the_work(name: str) -> None:
 
 
 HOSTILE = [
-    *("-" * 3_999 + "x\n", "-" * 45 + "x" + "-" * 3_900 + "y\n", "_ " * 1_999 + "x\n", "=" * 30 + "x:" * 900 + "\n"),
-    *(
-        "From: a\nTo: " + "a" * 3_900 + "\n" + "b" * 3_900 + "\n",
-        "On 2026 " + "@" * 390 + "\n",
-        "a" * 3_999 + "\n",
-        "x@" * 1_999 + "\n",
-    ),
-    *(
-        "www." * 999 + "\n",
-        "a." * 1_999 + "/\n",
-        "http:" * 799 + "\n",
-        "[cid:" * 799 + "\n",
-        "no. " * 999 + "\n",
-        "'a" * 1_999 + "\n",
-    ),
-    *(
-        ": " * 1_999 + "\n",
-        "wrote " * 60 + "2026:\n",
-        "<" * 3_999 + "\n",
-        "Sent from my " + "<" * 140 + "\n",
-        "\u0300" * 3_999 + "\n",
-    ),
+    "-" * 3_999 + "x\n",
+    "-" * 45 + "x" + "-" * 3_900 + "y\n",
+    "_ " * 1_999 + "x\n",
+    "=" * 30 + "x:" * 900 + "\n",
+    "From: a\nTo: " + "a" * 3_900 + "\n" + "b" * 3_900 + "\n",
+    "On 2026 " + "@" * 390 + "\n",
+    "x@" * 1_999 + "\n",
+    "a." * 1_999 + "/\n",
+    "http:" * 799 + "\n",
+    "[cid:" * 799 + "\n",
+    "no. " * 999 + "\n",
+    "'a" * 1_999 + "\n",
+    ": " * 1_999 + "\n",
+    "wrote " * 60 + "2026:\n",
+    "Sent from my " + "<" * 140 + "\n",
+    "\u0300" * 3_999 + "\n",
 ]
 HOSTILE_HTML = [
-    *("<p style='opacity:" + "0" * 1_900 + "1'>x", "<p style='" + "text-decoration:" * 120 + "'>x", "<p style='font-size:" + "0" * 1_900 + "x'>"),
-    *("<p " + "a" * 7_900 + ">x", "<p " + "hidden" * 1_000 + ">x", "<p class='" + "x_" * 900 + "'>x", "<p style='color:rgba(" + ", 0" * 600 + "'>x"),
-    *("<style>" + "/*" * 900 + "</style>", "<style>" + ".a," * 900 + "{display:none}</style>", "<style>" + "{" * 1_900 + "</style>"),
-]  # fmt: skip
+    "<p style='opacity:" + "0" * 1_900 + "1'>x",
+    "<p style='" + "text-decoration:" * 120 + "'>x",
+    "<p style='font-size:" + "0" * 1_900 + "x'>",
+    "<p style='color:rgba(" + ", 0" * 600 + "'>x",
+    "<p " + "a" * 7_900 + ">x",
+    "<p " + "hidden" * 1_000 + ">x",
+    "<p class='" + "x_" * 900 + "'>x",
+    "<style>" + "/*" * 900 + "</style>",
+    "<style>" + ".a," * 900 + "{display:none}</style>",
+    "<style>" + "{" * 1_900 + "</style>",
+]
 
 
 @pytest.mark.timeout(60)

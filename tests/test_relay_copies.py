@@ -201,6 +201,25 @@ async def test_redirected_copies_stay_apart() -> None:
         assert len(desk.told) == 2
 
 
+@pytest.mark.parametrize("answer", ["250 2.6.0 <{}.x@y> queued", "451 4.3.0 <{}@y>", "554 5.6.0 {}"])
+async def test_a_server_that_repeats_the_token_tells_it_to_nobody(
+    answer: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Exchange answers with the Message-ID, and the producer is told what was answered."""
+    caplog.set_level("DEBUG")
+    script = Script({"BODY": [answer.format(token(1).upper()), "250 ok"]})
+    async with asking(script, dsn=True) as (bench, server, desk):
+        queue_id = ask(bench, "one@x", to=("one@x",))
+        bench.begin()
+        await bench.quiet()
+        found = await bench.queue.find(queue_id)
+        kept = str(found) if found is not None and answer[0] != "2" else ""
+        assert token(1).upper() not in kept + caplog.text
+        assert "[token]" in caplog.text
+        assert all(token(1).upper().encode() not in body for body in server.bodies)
+        assert (len(desk.told) == 1) == (answer[0] != "4")
+
+
 @pytest.mark.parametrize("guard", [Guard(dry_run=True), Guard(deny=("*@x",))])
 async def test_suppressed_copies_are_told_and_never_sent(guard: Guard) -> None:
     """Whatever the guard leaves out."""

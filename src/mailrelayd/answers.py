@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mailrelayd import __version__
+from mailrelayd.approvals import questions
+from mailrelayd.approvals.request import State
 from mailrelayd.clock import SystemClock
 from mailrelayd.config.load import Loaded
+from mailrelayd.office import Office, Records
 from mailrelayd.operate import control, events
 from mailrelayd.outbound.contents import contents
 from mailrelayd.outbound.life import Situation, life, unknown
@@ -32,6 +35,11 @@ class Running(Protocol):
     node: str
     started: float  # seconds since the epoch
     spool: Spool
+    records: Records
+
+    @property
+    def office(self) -> Office | None:
+        """The approval loop; None: approvals are not enabled."""
 
     @property
     def loaded(self) -> Loaded:
@@ -93,6 +101,12 @@ class Answers:
             case {"command": "change", "verb": str(verb), "ids": [*ids]} if verb in list(Verb):
                 async for answer in self._change(Verb(verb), list(dict.fromkeys(map(str, ids))), by):
                     yield answer
+            case {"command": str(command)} if command.partition(".")[0] in ("approvals", "decisions"):
+                daemon, now = self._daemon, self._clock.now()
+                desk = daemon.office.desk if daemon.office is not None else None
+                state = daemon.loaded.settings.state.directory
+                async for line in questions.answer(request, daemon.records.registry, desk, state, now, by):
+                    yield line
             case _:
                 raise control.RefusedError(os.EX_USAGE, "the daemon does not know this request")
 
@@ -183,6 +197,17 @@ class Answers:
 
     # -- the daemon itself -------------------------------------------------------------------------------------
 
+    def _requests(self) -> dict[str, Any] | None:
+        """How many requests are open, and what the sinks have not taken; None: approvals are not enabled."""
+        office, now = self._daemon.office, self._clock.now()
+        if office is None:
+            return None
+        return {
+            "open": sum(1 for one in self._daemon.records.registry if one.state(now) is State.OPEN),
+            "waiting": sum(len(outbox.waiting()) for outbox in office.outboxes),
+            "parked": sum(len(outbox.parked()) for outbox in office.outboxes),
+        }
+
     async def _status(self) -> dict[str, Any]:
         daemon = self._daemon
         figures, route, account = daemon.spool.figures(), daemon.route, daemon.loaded.settings.account
@@ -207,6 +232,8 @@ class Answers:
             "started": daemon.started,
             "config": {"file": str(daemon.path), "sha256": daemon.loaded.sha256},
             "outbound": outbound,
+            "inbound": daemon.office.status() if daemon.office is not None else [],
+            "approvals": self._requests(),
             "queue": {
                 "waiting": figures.waiting,
                 "due": figures.due + figures.in_flight,

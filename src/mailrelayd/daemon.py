@@ -192,7 +192,7 @@ class Daemon:
         self.spool = Spool(settings.spool.directory, node=self.node, clock=clock, report=reports)
         self._trust = ClockTrust(clock.now, clock.monotonic)
         self._paces = Paces(settings.guard.producer_rate)
-        self._records = Records(settings.state.directory, reports)
+        self.records = Records(settings.state.directory, reports)
         self._generation = self._generate(settings)
         state = settings.state.directory
         self._control = control.Server(sockets.control_socket(state), Answers(self))
@@ -243,11 +243,11 @@ class Daemon:
             await self._intake.close()
             await self._control.close()
             self.spool.close()
-            self._records.close()
+            self.records.close()
 
     def _generate(self, settings: Settings) -> Generation:
         return Generation(
-            settings, self.node, self.spool, self._clock, self._watchdog, self._trust.given, self._paces, self._records
+            settings, self.node, self.spool, self._clock, self._watchdog, self._trust.given, self._paces, self.records
         )
 
     def _announce(self) -> None:

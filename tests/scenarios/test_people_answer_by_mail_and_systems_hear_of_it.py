@@ -66,7 +66,9 @@ class Loop:
         """Answer as Thunderbird does, by Postfix to the reply address; then into the mailbox as our MX files it."""
         to = copy["Reply-To"]
         count = len(self.postfix.messages(to)) + 1
-        quoted = "".join(f"> {line}\n" for line in copy.get_payload().splitlines())
+        text_sent = copy.get_payload()
+        assert isinstance(text_sent, str)
+        quoted = "".join(f"> {line}\n" for line in text_sent.splitlines())
         mail = (
             f"From: Somebody <{sender}>\nTo: {to}\nSubject: Re: {copy['Subject']}\n"
             f"Message-ID: <answer{number}@dest.test>\nDate: Sat, 21 Nov 2026 09:00:00 +0000\n"
@@ -191,8 +193,60 @@ def test_only_entitled_producers_may_ask_and_only_about_known_people(loop: Loop)
     """Otherwise any program here could have its own request approved."""
     loop.site.drop("stranger.eml", REQUEST.replace(CFO, "mallory@elsewhere.test").encode())
     loop.site.drop("other.eml", REQUEST.replace("PO-42", "QU-42").encode())
-    wait_until(lambda: len([name for name in loop.site.failed() if name.endswith(".eml")]) == 2, 20, loop.daemon.log)
-    log = loop.daemon.log()
-    assert "'mallory@elsewhere.test' may not be asked" in log
-    assert "no [[decisions]] matches the request 'QU-42'" in log
+    for sentence in ("'mallory@elsewhere.test' may not be asked", "no [[decisions]] matches the request 'QU-42'"):
+        wait_until(lambda wanted=sentence: wanted in loop.daemon.log(), 20, loop.daemon.log)  # type: ignore[misc]
+    assert len([name for name in loop.site.failed() if name.endswith(".eml")]) == 2
     assert loop.postfix.messages(BOSS) == []
+
+
+def lines(daemon: Daemon, *arguments: str) -> list[dict[str, Any]]:
+    """What a command prints with --json."""
+    done = daemon.command(*arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.timeout(120)
+def test_operators_see_requests_and_decisions_and_can_cancel(loop: Loop) -> None:
+    """With the daemon running, and stopped where nothing has to be told to a sink."""
+    loop.site.drop("po42.eml", REQUEST.encode())
+    copy = loop.copy_for(BOSS)
+    loop.copy_for(CFO)
+    loop.answer("Approved\n", copy, sender=BOSS)
+    loop.decisions(1)
+    running = loop.daemon
+    (request,) = lines(running, "approvals")
+    assert (request["request_id"], request["state"], request["sinks"]) == ("PO-42", "open", ["erp"])
+    assert [(one["address"], one["outcome"]) for one in request["approvers"]] == [(BOSS, "approved"), (CFO, None)]
+    assert all(one["sent_at"] for one in request["approvers"])
+    (decision,) = lines(running, "decisions")
+    assert (decision["decision"], decision["by"], decision["waiting_for"]) == ("approved", BOSS, [])
+    shown = running.command("decisions", "show", decision["id"])
+    assert json.loads(shown.stdout) == loop.decisions(1)[0]
+    assert running.command("decisions", "replay", decision["id"]).returncode == 0
+    (mailbox,) = lines(running, "status")[0]["inbound"]
+    assert (mailbox["account"], mailbox["state"], mailbox["read"]) == ("answers", "up", 1)
+    assert running.command("approvals", "cancel", "PO-42").stdout == b"PO-42 is cancelled\n"
+    assert running.command("approvals", "cancel", "PO-42").returncode == os.EX_DATAERR
+    assert running.command("approvals", "cancel", "PO-43").returncode == os.EX_DATAERR
+    told = sorted((one["data"]["decision"], one["data"]["decided_by"]["address"]) for one in loop.decisions(2))
+    assert told == [("approved", BOSS), ("cancelled", CFO)]
+    assert running.stop() == 0
+    assert lines(running, "approvals") == []
+    (request,) = lines(running, "approvals", "list", "--all")
+    assert request["state"] == "cancelled"
+    assert {one["decision"] for one in lines(running, "decisions")} == {"approved", "cancelled"}
+    assert running.command("decisions", "show", decision["id"]).stdout == shown.stdout
+    assert running.command("decisions", "show", "../../etc/passwd").returncode == os.EX_DATAERR
+    assert running.command("approvals", "cancel", "PO-42").returncode == os.EX_UNAVAILABLE
+
+
+@pytest.mark.timeout(120)
+def test_a_request_that_cannot_be_sent_is_undeliverable(loop: Loop) -> None:
+    """So that nobody waits for an answer that cannot come."""
+    loop.site.drop("po42.eml", REQUEST.replace(CFO, "refused@dest.test").encode())
+    (told,) = loop.decisions(1)
+    assert (told["data"]["decision"], told["data"]["decided_by"]["address"]) == ("undeliverable", "refused@dest.test")
+    assert told["data"]["message"] is None
+    loop.answer("Approved\n", loop.copy_for(BOSS), sender=BOSS)
+    assert {one["data"]["decision"] for one in loop.decisions(2)} == {"undeliverable", "approved"}

@@ -318,17 +318,15 @@ class Desk:
     def _taken(self, decision_id: str) -> None:
         self.wake_pollers()
 
-    async def replay(self, decision_id: str) -> bool:
-        """Offer a stored document to its sinks again; False where there is none. Raises OSError."""
+    async def replay(self, decision_id: str) -> list[str]:
+        """Offer a stored document to its sinks again; their names, none where there is no such. Raises OSError."""
         stored = await asyncio.to_thread(self._archive.find, decision_id)
-        if stored is None:
-            return False
-        original = json.loads(stored)["data"]["original"]
+        original = json.loads(stored)["data"]["original"] if stored is not None else None
         request = self.registry.get(original["queue_id"]) if original else None
-        if request is None:
-            return False
+        if stored is None or request is None:
+            return []
         await self._hand_on(stored, request)
-        return True
+        return self._sinks_of(request)
 
     # -- what nobody answered ----------------------------------------------------------------------------------
 
@@ -346,8 +344,7 @@ class Desk:
                 await self.close(request, Outcome.EXPIRED, "no-answer")
         # Not where answers are read: a spool without room must not keep anybody from reading on.
         while self._owed:
-            await self._send_receipt(self._owed[0])
-            self._owed.popleft()
+            await self._send_receipt(self._owed.popleft())
         for request in list(self.registry):
             await self._remind(request)
         for queue_id in self.registry.originals():
@@ -356,9 +353,9 @@ class Desk:
                 await asyncio.to_thread(self.registry.drop_original, queue_id)
 
     async def _send_receipt(self, owed: _Owed) -> None:
-        """Tell somebody what became of their answer, at most once a day. Raises OSError; then nothing was sent.
+        """Tell somebody what became of their answer, at most once a day. Raises OSError.
 
-        First written down, then sent: a crash in between costs the receipt, and nothing can make two of it.
+        First written down, then sent: a crash or a fault in between costs the receipt, and nothing makes two of it.
         """
         now, request = self._clock.now(), owed.judgement.request
         if request is None or self._send is None:
@@ -417,21 +414,21 @@ class Desk:
         terms = self.terms
         return Asking(terms.node, terms.reply_address, terms.separator, terms.subaddressing, terms.subject_tag)
 
-    async def cancel(self, request: Request) -> None:
+    async def cancel(self, request: Request, by: str) -> None:
         """Close an open request; answers to it are `cancelled` from now on. Raises OSError."""
-        await self.close(request, Outcome.CANCELLED, "cancelled-by-operator")
+        await self.close(request, Outcome.CANCELLED, "cancelled-by-operator", by)
 
-    async def close(self, request: Request, outcome: Outcome, reason: str) -> None:
+    async def close(self, request: Request, outcome: Outcome, reason: str, by: str | None = None) -> None:
         """Tell for everybody who has not answered what became of it, then write the end down. Raises OSError."""
         now = self._clock.now()
         async with self._one_by_one:
-            for copy in request.owed():
+            for copy in (self.registry.get(request.queue_id) or request).owed():
                 await self.tell(request, copy, outcome, reason)
             current = self.registry.get(request.queue_id) or request
             cancelled = outcome is Outcome.CANCELLED
             ended = replace(current, cancelled_at=now) if cancelled else replace(current, expired_at=now)
             await asyncio.to_thread(self.registry.update, ended)
-        events.request_closed(queue_id=request.queue_id, request_id=request.request_id, status=outcome.value)
+        events.request_closed(queue_id=request.queue_id, request_id=request.request_id, status=outcome.value, by=by)
 
     async def tell(self, request: Request, copy: Copy, outcome: Outcome, reason: str) -> None:
         """An outcome that no mail carried: archived, noted, handed on. Raises OSError."""
@@ -451,13 +448,13 @@ class Desk:
     async def settled(self, message: QueuedMessage, progress: Progress) -> None:
         """Some copies were sent or given up: note when, and tell that who did not get theirs cannot answer."""
         for made in message.copies:
-            record, request = progress.recipients.get(made.recipient), self.registry.get(message.queue_id)
-            copy = (
-                next((one for one in request.copies if same(one.approver, made.recipient)), None) if request else None
-            )
-            if record is None or request is None or copy is None:
-                continue
-            async with self._one_by_one:
+            record = progress.recipients.get(made.recipient)
+            async with self._one_by_one:  # and the registry's word is read within: others change it, too
+                request = self.registry.get(message.queue_id)
+                copies = request.copies if request is not None else ()
+                copy = next((one for one in copies if same(one.approver, made.recipient)), None)
+                if record is None or request is None or copy is None:
+                    continue
                 if record.status is Status.SENT and copy.approver not in request.sent:
                     sent = {**request.sent, copy.approver: record.at}
                     await asyncio.to_thread(self.registry.update, replace(request, sent=sent))

@@ -66,7 +66,7 @@ class _Scan:
         self.below: list[str] = []
         self.rules: dict[str, None] = {}
         self.forwarded = self.encrypted = self.doubtful = self.ended = False
-        self.quotation = self.clipped = False
+        self.quotation = self.clipped = self.says_above = self.says_below = False
         self.too_long: frozenset[int] = frozenset()
 
     def run(self) -> None:
@@ -84,19 +84,22 @@ class _Scan:
                 position += step
                 continue
             self.clipped |= position in self.too_long
+            said = bool(line.strip())
             if self.quotation:
-                if not self._any(self.below) and line.strip():
+                if said and not self.says_below:
                     self.doubtful = self._overflow(position)
+                self.says_below |= said
                 self.below.append(line)
             else:
+                self.says_above |= said
                 self.above.append(line)
             position += 1
 
     def result(self, *, longer: bool) -> NewText:
-        top = self._any(self.above)
+        top = self.says_above
         lines = self.above if top else self.below
         below = self.below if top else []
-        if not top and self._any(lines):
+        if not top and self.says_below:
             self.rules["the new text stands below the quotation"] = None
         return NewText(
             _trimmed(lines),
@@ -107,9 +110,6 @@ class _Scan:
             self.clipped or (self.doubtful and not top) or (longer and not (self.ended or (top and self.quotation))),
             self.ended or self.quotation,
         )
-
-    def _any(self, lines: list[str]) -> bool:
-        return any(line.strip() for line in lines)
 
     # What ends the new text for good
 
@@ -140,7 +140,7 @@ class _Scan:
             return self._rule("cut at a line that separates the older mail")
         if self.marks.header_block(position):
             return self._rule("cut at a block of quoted header lines")
-        if (self._any(self.above) or self._any(self.below)) and self.marks.disclaims(position):
+        if (self.says_above or self.says_below) and self.marks.disclaims(position):
             return self._rule("cut at a disclaimer")
         if size := self.marks.attributes(position):
             following = self.marks.following(position + size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from mailrelayd.approvals import token
@@ -15,7 +14,6 @@ PREFIX = b"Reminder: "
 
 # The relay gives it a date and an id of its own; what others have said about the first one is not true of this one.
 _REMOVED = APPROVAL_FIELDS | {"date", "message-id", "dkim-signature", "received", "bcc", "resent-bcc"}
-_LEADING = re.compile(rb"[ \t]*(?:\r\n|\r|\n)?[ \t]*")
 
 
 def owed(request: Request) -> tuple[Copy, ...]:
@@ -55,10 +53,9 @@ def reminder(original: bytes) -> bytes | None:
         if field.key in _REMOVED or field in block:
             continue
         raw = field.raw
-        if field.key == "subject" and (colon := raw.index(b":") + 1):
-            text = _LEADING.match(raw, colon)
-            assert text is not None  # it matches nothing, too
-            raw = raw[:colon] + b" " + PREFIX + raw[text.end() :] if text.end() < len(raw) else raw
+        if field.key == "subject":
+            text = field.content.lstrip(b" \t\r\n")
+            raw = raw[: raw.index(b":") + 1] + b" " + (PREFIX + text if text else PREFIX.strip())
         pieces.append(raw)
     if not any(field.key == "subject" for field in header.fields):
         pieces.append(b"Subject: " + PREFIX.strip() + b"\r\n")

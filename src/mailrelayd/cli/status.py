@@ -15,7 +15,8 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser], comm
         "status",
         parents=[common],
         help="how the daemon, the route and the queue are",
-        description="One line each: the daemon, the way to the smarthost, the queue, and what the pickup refused.",
+        description="One line each: the daemon, the way to the smarthost, the queue, the mailboxes and approvals, and "
+        "what the pickup refused.",
         epilog="examples:\n  mailrelayd status\n  mailrelayd status --json | jq .queue.waiting\n\n"
         "Without a daemon: what stands in the spool. `mailrelayd queue` lists the messages themselves.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -110,6 +111,13 @@ def _as_text(found: dict[str, Any]) -> list[str]:
         )
         oldest = f", oldest {span(time.time() - queue['oldest'])}" if queue["oldest"] else ""
         lines.append(f"queue     {queue['waiting']} waiting{detail}{oldest}, {queue['failed']} failed")
+    for mailbox in found.get("inbound", ()):
+        seen = f"read {span(time.time() - mailbox['last_poll'])} ago" if mailbox["last_poll"] else "not read yet"
+        trouble = f", {mailbox['reason']}" if mailbox["reason"] else ""
+        lines.append(f"mailbox   {mailbox['account']} {mailbox['state']}, {seen}{trouble}")
+    if approvals := found.get("approvals"):
+        parked = f", {approvals['parked']} parked (mailrelayd decisions --waiting)" if approvals["parked"] else ""
+        lines.append(f"approvals {approvals['open']} open, {approvals['waiting']} decisions waiting for a sink{parked}")
     if found.get("pickup", {}).get("refused"):
         lines.append(f"pickup    {found['pickup']['refused']} files refused and left in place; the log says why")
     return [escape(line) for line in lines]

@@ -39,7 +39,7 @@ producers = [{user}]
 approvers = ["@example.com"]
 """
 SHOWN = ("decision", "reason", "request_id", "requested_by", "comment", "decided_by", "decided_at", "authentication")
-APPROVED = "Approved.\n\nBut the silver ones, please.\n\nBest regards\nBarbara"
+APPROVED = "Approved.\n\nThe silver ones, please.\n\nBest regards\nBarbara"
 REJECTED = "Abgelehnt\nzu teuer"
 
 

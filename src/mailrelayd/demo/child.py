@@ -17,7 +17,9 @@ from mailrelayd.demo.page import Page, UntrueError
 PATIENCE = 30.0  # seconds for anything that should happen by itself
 LINE = re.compile(r"\S+T(?P<time>[\d:.]+)Z (?P<severity>\w+) (?P<event>\S+)(?P<pairs>.*)")
 PAIR = re.compile(r' (\w+)=("(?:[^"\\]|\\.)*"|\S*)')
-NOT_SHOWN = {"from", "relay", "delay", "delays", "dsn", "status", "uid", "size", "rule", "sha256", "spool", "account"}
+NOT_SHOWN = {"relay", "delay", "delays", "dsn", "uid", "size", "rule", "sha256", "spool", "account", "decision_id"}
+NOT_SHOWN |= {"folder", "left", "removed", "requested_by"}
+SAID_ALREADY = {"from", "status"}  # of a message: by its file, and by the name of the event
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +126,11 @@ class Daemon:
             return
         pairs = {key: _unquoted(value) for key, value in PAIR.findall(found["pairs"])}
         self.events.append(Event(time.monotonic(), found["event"], found["severity"], pairs))
+        hidden = NOT_SHOWN | SAID_ALREADY if found["event"].startswith("message.") else NOT_SHOWN
         shown = "".join(
             f" {key}={value}"
             for key, value in PAIR.findall(found["pairs"])
-            if key not in NOT_SHOWN and (key, value) != ("attempt", "1")
+            if key not in hidden and (key, value) != ("attempt", "1")
         )
         warning = "" if found["severity"] in ("info", "notice") else f"{found['severity']} "
         self._page.quote(f"{found['time'][:8]} {warning}{found['event']}{shown}")

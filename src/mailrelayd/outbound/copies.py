@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 
 from mailrelayd.outbound.addresses import same_mailbox
-from mailrelayd.outbound.values import Admitted, ApprovalCopy, Progress, QueuedMessage, Response, Stage, Status
+from mailrelayd.outbound.values import Admitted, ApprovalCopy, Attempt, Progress, QueuedMessage, Response, Stage, Status
 
+_TOKEN = re.compile(r"(?<![A-Za-z0-9])[A-Za-z2-7]{44}(?![A-Za-z0-9])", re.ASCII)
 EXPIRED = Response(Stage.LOCAL, 0, "5.4.7", "the request has expired: nobody may answer it any more")
 
 
@@ -77,3 +79,14 @@ def has_settled(message: QueuedMessage, progress: Progress) -> bool:
         and ((old := before.get(copy.recipient)) is None or old.status is not record.status)
         for copy in message.copies
     )
+
+
+def discreet(attempt: Attempt) -> Attempt:
+    """The attempt without tokens: some servers repeat the Message-ID, and producers and logs are told what they say."""
+    outcomes = tuple(replace(one, response=_discreet(one.response)) for one in attempt.outcomes)
+    route, cut = (one and _discreet(one) for one in (attempt.route, attempt.cut))
+    return replace(attempt, outcomes=outcomes, route=route, cut=cut)
+
+
+def _discreet(response: Response) -> Response:
+    return replace(response, text=_TOKEN.sub("[token]", response.text))

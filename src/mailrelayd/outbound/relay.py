@@ -144,6 +144,8 @@ class Relay:
                     attempt = self._doubt_first(attempt, session.trouble)
                 first = False
                 work = link.claimed.pop(attempt.transaction.queue_id)
+                if work.message.copies:
+                    attempt = copies.discreet(attempt)
                 self._let_go(work, handed_over=not answers.untried)
                 held = await self._settle(work, attempt, link)
                 blamed, cut = blamed or held, cut or attempt.cut is not None
