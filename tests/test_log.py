@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailrelayd.operate import events, log
+from mailrelayd.operate import approval_events, events, log
 from mailrelayd.outbound.values import Response, Stage
 
 SENT = Response(Stage.BODY, 250, "2.0.0", "Ok: queued as 4Xy")
@@ -80,6 +80,59 @@ SAMPLES: dict[str, Callable[[], None]] = {
     "queue.trouble": lambda: events.queue_trouble(doing="read", reason="Input/output error", queue_id="2bq7k5hw3m4a"),
     "spool.full": lambda: events.spool_full(free=52428800, min_free=104857600, full=True),
     "spool.room": lambda: events.spool_full(free=209715200, min_free=104857600, full=False),
+    "request.opened": lambda: approval_events.request_opened(
+        queue_id="2bq7k5hw3m4a",
+        request_id="PO-42",
+        requested_by="erp",
+        approvers=2,
+        expires_at=NOON,
+        sinks=("erp",),
+    ),
+    "request.reminded": lambda: approval_events.request_reminded(queue_id="2bq7k5hw3m4a", request_id="PO-42", copies=1),
+    "request.closed": lambda: approval_events.request_closed(
+        queue_id="2bq7k5hw3m4a", request_id="PO-42", status="cancelled", by="uid 0"
+    ),
+    "reply.read": lambda: approval_events.reply_read(
+        account="answers",
+        uid=7,
+        sender="boss@example.com",
+        status="approved",
+        reason="first-line-keyword",
+        request_id="PO-42",
+        decision_id="0b6e1f",
+    ),
+    "decision.recorded": lambda: approval_events.decision_recorded(
+        decision_id="0b6e1f",
+        request_id="PO-42",
+        status="approved",
+        reason="first-line-keyword",
+        by="boss@example.com",
+    ),
+    "decision.delivered": lambda: approval_events.decision_delivered(decision_id="0b6e1f", sink="erp", attempt=1),
+    "decision.waiting": lambda: approval_events.decision_waiting(
+        decision_id="0b6e1f", sink="erp", attempt=1, next_attempt=NOON, reason="HTTP status 503"
+    ),
+    "decision.parked": lambda: approval_events.decision_parked(
+        decision_id="0b6e1f", sink="erp", attempt=1, reason="410 Gone: its receiver wants no more"
+    ),
+    "mail.removed": lambda: approval_events.mail_removed(account="answers", uid=7, decision_id="0b6e1f", how="deleted"),
+    "mail.left": lambda: approval_events.mail_left(
+        account="answers", uid=8, reason="foreign: it carries a token that was not issued here"
+    ),
+    "mailbox.polled": lambda: approval_events.mailbox_polled(
+        account="answers", folder="INBOX", found=3, read=2, left=1, removed=2
+    ),
+    "mailbox.down": lambda: approval_events.mailbox_down(
+        account="answers", stage="login", response="login: [AUTHENTICATIONFAILED] no", attempt=1, next_attempt=NOON
+    ),
+    "mailbox.up": lambda: approval_events.mailbox_up(account="answers", folder="INBOX", outage=62.5),
+    "mailbox.refused": lambda: approval_events.mailbox_refused(
+        account="answers",
+        folder="INBOX",
+        mails=20_000,
+        reason="the folder held mail before anything here knew it",
+        hint='set adopt = "new-only" to leave what is there, or "all" to read it',
+    ),
     "syslog.down": lambda: events.syslog_trouble("/dev/log", "No such file or directory", 0),
     "syslog.up": lambda: events.syslog_trouble("/dev/log", "", 17),
     "smtp.protocol": lambda: events.smtp_protocol(
@@ -597,6 +650,8 @@ def test_every_event_is_documented(event: str) -> None:
     for key in set(fields) - {"time", "level", "event", "exception"}:
         assert f"`{key}`" in section[1]
     events._repeats.over("route.down", "smarthost")
+    approval_events._repeats.over("mailbox.down", "answers")
+    approval_events._repeats.over("decision.waiting", "erp")
     example = written(SAMPLES[event], journal=True).partition(">")[2].partition("\n")[0]
     assert example in section[1]
     assert f"`{fields['level']}`" in section[1]
