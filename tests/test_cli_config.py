@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from mailrelayd.__main__ import main
 from mailrelayd.cli import check, config
 
 ACCOUNT = '[outbound.smarthost]\nhost = "smtp.example.com"\n'
@@ -225,3 +226,20 @@ def test_the_commands_are_registered_without_pydantic(argv: Sequence[str]) -> No
     """It takes half a second to import, which no other command should pay."""
     program = f"{argv[0]}; import sys; sys.exit('pydantic' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_check_looks_at_the_secrets_of_the_approval_loop(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The mailbox's password, the key of the tokens, a webhook's secret: each with its line."""
+    configuration = tmp_path / "mailrelayd.toml"
+    configuration.write_text(
+        "[inbound.answers]\nhost = 'i'\nuser = 'u'\npassword = 'file:/no/such'\n"
+        "[approvals]\nreply_address = 'a@example.com'\nsender_check = 'token-only'\nsecret = 'text:short'\n"
+        "[[decisions]]\nname = 'x'\nmatch = '*'\nproducers = ['a']\napprovers = ['*']\n"
+        "webhook = 'https://h/x'\nsecret = 'env:NO_SUCH_VARIABLE'\n"
+    )
+    assert main(["--config", str(configuration), "check"]) == os.EX_CONFIG
+    said = capsys.readouterr().err
+    assert ":4: inbound.answers.password: " in said
+    assert ":8: approvals.secret: has fewer than 32 bytes" in said
+    assert ":15: decisions[1].secret: " in said
+    assert "whoever gets hold of a copy may decide" in said

@@ -10,9 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mailrelayd.config.load import Loaded
     from mailrelayd.config.relaying import OutboundAccount
+    from mailrelayd.config.secrets import Secret
+    from mailrelayd.config.settings import Settings
 
+SHORTEST_KEY = 32  # bytes, as approvals.token asks
 HINT = "correct these lines, then run mailrelayd check again; config/mailrelayd.toml explains every key"
 
 
@@ -106,15 +111,29 @@ def _line(account: OutboundAccount) -> str:
     return f"outbound.{account.name}: {', '.join(parts)}"
 
 
+def _references(settings: Settings) -> Iterator[tuple[str, Secret | str]]:
+    """Every secret, and what is like one, that the daemon will fetch."""
+    account = settings.account
+    if account is not None and account.auth == "password":
+        yield f"outbound.{account.name}.user", account.user
+        yield f"outbound.{account.name}.password", account.password
+    for mailbox in settings.mailboxes if settings.asking is not None else ():
+        if mailbox.user:  # else the login is the outbound account's
+            yield f"inbound.{mailbox.name}.user", mailbox.user
+        if mailbox.password:
+            yield f"inbound.{mailbox.name}.password", mailbox.password
+    if settings.asking is not None:
+        yield from (("approvals.secret", reference) for reference in settings.asking.secret)
+        for position, sink in enumerate(settings.decisions, 1):
+            if sink.secret:
+                yield f"decisions[{position}].secret", sink.secret
+
+
 def _secrets(loaded: Loaded, errors: list[str], notes: list[str]) -> None:
-    """Fetch the secrets of the enabled account as the daemon would; commands are looked for, not run."""
+    """Fetch the secrets as the daemon would; commands are looked for, not run."""
     from mailrelayd.config import secrets
 
-    account = loaded.settings.account
-    if account is None or account.auth != "password":
-        return
-    for part, reference in (("user", account.user), ("password", account.password)):
-        key = f"outbound.{account.name}.{part}"
+    for key, reference in _references(loaded.settings):
         place = f"{loaded.origins[key]}: "
         if place.startswith("environment "):
             place = place.replace("environment ", "environment: ", 1)
@@ -126,16 +145,29 @@ def _secrets(loaded: Loaded, errors: list[str], notes: list[str]) -> None:
             if program:
                 errors.append(f"{place}{key}: the program {program} cannot be found or executed; correct its path")
             else:
-                notes.append(f"{key}: {secrets.describe(reference)} is not run here; the daemon runs it at each login")
+                notes.append(
+                    f"{key}: {secrets.describe(reference)} is not run here; the daemon runs it when it needs it"
+                )
         else:
             try:
-                secrets.resolve(reference, key=key)
+                found = secrets.resolve(reference, key=key)
             except secrets.SecretError as problem:
                 errors.append(f"{place}{problem}")
+            else:
+                if key == "approvals.secret" and len(found.encode()) < SHORTEST_KEY:
+                    cure = "`mailrelayd approvals new-secret` makes one"
+                    errors.append(f"{place}{key}: has fewer than {SHORTEST_KEY} bytes; {cure}")
 
 
 def _warnings(loaded: Loaded, warnings: list[str], notes: list[str]) -> None:
     """What the daemon would accept and its operator perhaps did not mean."""
+    asking = loaded.settings.asking
+    if asking is not None and not loaded.settings.decisions:
+        warnings.append("approvals: there is no [[decisions]], so every request is refused")
+    if asking is not None and asking.sender_check == "token-only":
+        notes.append("approvals.sender_check: with token-only, whoever gets hold of a copy may decide")
+    if asking is None and loaded.settings.mailboxes:
+        warnings.append("inbound: nothing is read there, because approvals are not enabled")
     account = loaded.settings.account
     if account is None:
         notes.append("no outbound account is enabled: files wait in the spool")

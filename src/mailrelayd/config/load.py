@@ -373,24 +373,27 @@ class _Reading:
         return written is not None and written is self.origins.get(("inbound_defaults", key[2]))
 
     def certificates(self, settings: Settings) -> None:
-        """Tell which files of the enabled account's `tls` section cannot be read."""
+        """Tell which files of the enabled accounts' `tls` sections cannot be read."""
         account = settings.account
-        if account is None:
-            return
-        for part in ("ca_file", "certificate", "key"):
-            path = getattr(account.tls, part)
-            if not path:
-                continue
-            try:
-                with Path(path).open("rb") as stream:
-                    stream.read(1)
-            except FileNotFoundError:
-                text = "names a file that does not exist; correct the path"
-            except OSError as error:
-                text = f"names a file that cannot be read ({error.strerror}); correct the path, its owner or its mode"
-            else:
-                continue
-            self._key_problem(("outbound", account.name, "tls", part), text)
+        sections = [(("outbound", account.name, "tls"), account.tls)] if account is not None else []
+        sections += [(("inbound", mailbox.name, "tls"), mailbox.tls) for mailbox in settings.mailboxes]
+        for section, tls in sections:
+            for part in ("ca_file", "certificate", "key"):
+                path = getattr(tls, part)
+                if not path:
+                    continue
+                try:
+                    with Path(path).open("rb") as stream:
+                        stream.read(1)
+                except FileNotFoundError:
+                    text = "names a file that does not exist; correct the path"
+                except OSError as error:
+                    text = (
+                        f"names a file that cannot be read ({error.strerror}); correct the path, its owner or its mode"
+                    )
+                else:
+                    continue
+                self._key_problem((*section, part), text)
 
     # -- problems
 
