@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import email
 import email.policy
+from datetime import UTC, datetime, timedelta
 from email.message import Message
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import pkcs7
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mailrelayd.approvals.bodies import bodies
+from mailrelayd.approvals.cms import signed_content
 from mailrelayd.approvals.mime import MAX_FIELDS, MAX_HEADER, Mail, Unreadable, parse
 
 
@@ -170,3 +177,51 @@ def test_the_standard_library_sees_the_same_parts_in_a_well_formed_mail(shape: o
     ours = [part.media for part in mail(data).parts() if not part.children]
     assert ours == _leaves(email.message_from_bytes(data, policy=email.policy.compat32))
     assert mail(data).doubts == ()
+
+
+def _signed(content: bytes, *options: pkcs7.PKCS7Options) -> bytes:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "boss@example.com")])
+    day = datetime(2026, 11, 21, tzinfo=UTC)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = builder.serial_number(1).not_valid_before(day).not_valid_after(day + timedelta(days=1))
+    certificate = builder.sign(key, hashes.SHA256())
+    signer = pkcs7.PKCS7SignatureBuilder().set_data(content).add_signer(certificate, key, hashes.SHA256())
+    return signer.sign(serialization.Encoding.DER, list(options))
+
+
+SMIME = b"From: a@b\nContent-Type: application/pkcs7-mime; smime-type=signed-data; name=smime.p7m\n"
+SMIME += b"Content-Disposition: attachment; filename=smime.p7m\nContent-Transfer-Encoding: base64\n\n"
+
+
+def test_the_text_inside_an_smime_signature_is_read() -> None:
+    """RFC 8551 section 3.5.2: signed, and readable only with S/MIME; a detached or broken one holds no text."""
+    inner = b"Content-Type: text/plain; charset=utf-8\r\n\r\nApproved\r\n"
+    der = _signed(inner, pkcs7.PKCS7Options.Binary)
+    assert signed_content(der) == inner
+    assert bodies(mail(SMIME + base64.encodebytes(der))).renditions[0].lines == ("Approved",)
+    for broken in (
+        der[:60],
+        der[1:],
+        b"",
+        _signed(inner, pkcs7.PKCS7Options.DetachedSignature),
+        der.replace(b"\x07\x01", b"\x07\x03"),
+    ):
+        found = bodies(mail(SMIME + base64.encodebytes(broken)))
+        assert (found.renditions, found.encrypted) == ((), True)
+
+
+def test_indefinite_lengths_and_pieces_are_followed() -> None:
+    """As programs write that sign while they send: X.690 section 8.1.3.6."""
+    pieces = b"\x24\x80\x04\x03App\x04\x05roved\0\0"
+    oid, data = bytes.fromhex("06092a864886f70d010702"), bytes.fromhex("06092a864886f70d010701")
+    content = b"\x30\x80" + data + b"\xa0\x80" + pieces + b"\0\0\0\0"
+    assert signed_content(b"\x30\x80" + oid + b"\xa0\x80\x30\x80\x02\x01\x01\x31\x00" + content) == b"Approved"
+
+
+@given(st.binary(max_size=60), st.integers(0, 200))
+def test_any_bytes_are_no_signature_or_one(noise: bytes, at: int) -> None:
+    """Nothing raises, however a signature is damaged."""
+    der = bytes.fromhex("308006092a864886f70d010702a08030800201013100308006092a864886f70d010701a080248004034170700000")
+    signed_content(der[:at] + noise + der[at:])
+    signed_content(noise)

@@ -62,6 +62,10 @@ ATTRIBUTIONS = (
     "Ann <ann@example.com> writes:",
     "---- On Sat, 21 Nov 2026 10:00:00 +0100 Ann <ann@example.com> wrote ---",
     "On Sat, Nov 21, 2026 at 10:00 AM Ann with a very long name of her own\n<ann@example.com> wrote:",
+    "On Sat, Nov 21, 2026 at 10:00 AM Ann\n<ann2026@example.com> wrote:",
+    "2026. jan. 5., h 14:32 időpontban Nagy Béla <bela@example.com> ezt írta:",
+    "pe 20. lokakuuta 2026 klo 17.50 Ann Example\n<ann@example.com> kirjoitti:",
+    "Dne po 15. led. 2026 17:03 Anna <ann@example.com>\nnapsal(a):",
     "On Sat, Nov 21, 2026 at 10:00 AM Ann <\nann.with.a.long.address@example.com>\nwrote:",
 )
 OLDER = "Please decide.\nApprove\nReject"

@@ -7,12 +7,14 @@ rendition: where it is empty, a later one does not stand in for it.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mailrelayd.approvals.charsets import decode_text, decode_transfer
+from mailrelayd.approvals.cms import signed_content
 from mailrelayd.approvals.htmltext import render
-from mailrelayd.approvals.mime import Mail, Part
+from mailrelayd.approvals.mime import Mail, Part, parse
 
+_SMIME = ("application/pkcs7-mime", "application/x-pkcs7-mime")
 MAX_TEXT = 96 * 1024  # bytes of a plain text that are read
 
 
@@ -48,20 +50,21 @@ class _Reader:
     uncertain: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     encrypted: bool = False
+    read: dict[int, Body] = field(default_factory=dict)
 
     def pieces(self, part: Part) -> list[_Piece]:
         """The texts below a part, in order; the depth of the tree is bounded."""
         media = part.media
+        if media == "multipart/encrypted" or media in _SMIME:
+            self.encrypted = True
+            self.notes.append("a part is encrypted, or signed in a way that hides its text")
+            return []
         if part.attached and not media.startswith("multipart/") and (part is not self.mail.root or part.disposition):
             return []  # a mail that is nothing but one text may carry a name without being a file
         if media == "text/plain":
             return [_Piece(plain=[part])]
         if media == "text/html":
             return [_Piece(html=[part])]
-        if media == "multipart/encrypted" or (media in ("application/pkcs7-mime", "application/x-pkcs7-mime")):
-            self.encrypted = True
-            self.notes.append("a part is encrypted, or signed in a way that hides its text")
-            return []
         if media == "multipart/alternative":
             return [self._alternative(part)]
         if media == "multipart/related" and part.parameters.get("start") and _texts(part.children[1:]):
@@ -98,6 +101,12 @@ class _Reader:
         return text, more or (self.mail.cut and not part.closed)
 
     def lines(self, part: Part) -> Body:
+        """A part's lines; each part is decoded once."""
+        if part.start not in self.read:
+            self.read[part.start] = self._lines(part)
+        return self.read[part.start]
+
+    def _lines(self, part: Part) -> Body:
         text, more = self.text(part)
         if part.media == "text/html":
             rendered = render(text)
@@ -110,6 +119,10 @@ class _Reader:
 
 def bodies(mail: Mail) -> Bodies:
     """Everything in a mail that is text to be read."""
+    if mail.root.media in _SMIME and (inner := _signed(mail)) is not None:
+        found = bodies(inner)
+        note = "read the text inside the S/MIME signature"
+        return replace(found, uncertain=(*inner.doubts, *found.uncertain), notes=(note, *found.notes))
     reader = _Reader(mail)
     pieces = [piece for piece in reader.pieces(mail.root) if piece.plain or piece.html]
     renditions = []
@@ -120,10 +133,18 @@ def bodies(mail: Mail) -> Bodies:
             renditions.append(_joined(plain))
     if any(piece.html for piece in pieces):
         renditions.append(_joined([reader.lines(part) for piece in pieces for part in piece.html or piece.plain]))
-    if renditions and not any(line.strip() for line in _first_lines(reader, pieces)) and len(pieces) > 1:
+    if len(pieces) > 1 and not any(line.strip() for line in _first_lines(reader, pieces)):
         reader.uncertain.append("the first text is empty, and another part begins the text")
     uncertain = tuple(dict.fromkeys(reader.uncertain))
     return Bodies(tuple(renditions), uncertain, reader.encrypted, tuple(dict.fromkeys(reader.notes)))
+
+
+def _signed(mail: Mail) -> Mail | None:
+    """The mail inside of an S/MIME one that is signed and not encrypted; never another such one inside of that."""
+    raw, certain = decode_transfer(mail.data[mail.root.start : mail.root.end], mail.root.encoding)
+    content = signed_content(raw) if certain and not mail.cut else None
+    inner = parse(content) if content is not None else None
+    return inner if isinstance(inner, Mail) and inner.root.media not in _SMIME else None
 
 
 def _first_lines(reader: _Reader, pieces: list[_Piece]) -> tuple[str, ...]:

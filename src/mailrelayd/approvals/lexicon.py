@@ -176,7 +176,7 @@ class Lexicon:
                 joined = joined.replace(one, " . ")
                 line = joined.split()
         for word in line:
-            if word in self._doubts or (word.endswith("n't") and len(word) > 3):
+            if word in self._doubts or word.endswith("n't"):
                 return word
         for one in self._doubt_phrases:
             if one in joined:

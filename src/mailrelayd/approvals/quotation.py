@@ -190,7 +190,8 @@ class Quotation:
         """Whether a line is an attribution that needs no line above it."""
         if len(line) > ATTRIBUTION:
             return False
-        return bool(_COLON.search(line) and _DATE.search(line) and (_ADDRESS.search(line) or _WROTE.search(fold(line))))
+        dated = _COLON.search(line) and _DATE.search(_ADDRESS.sub(" ", line))
+        return bool(dated and (_ADDRESS.search(line) or _WROTE.search(fold(line))))
 
     def _is_attribution(self, text: str, following: int) -> bool:
         text = text.strip(" *_-|")

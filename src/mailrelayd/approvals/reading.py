@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mailrelayd.approvals import clients
-from mailrelayd.approvals.bodies import Body, bodies
+from mailrelayd.approvals.bodies import Bodies, Body, bodies
 from mailrelayd.approvals.kinds import kind_of
 from mailrelayd.approvals.lexicon import Lexicon, lexicon, line_words
 from mailrelayd.approvals.memory import Memory
@@ -59,7 +59,7 @@ def _reply(mail: Mail, options: Options, memory: Memory | None) -> Reading:
     for other in judged[1:]:
         verdict = _agreed(verdict, other, notes)
     if verdict.decision is Decision.APPROVED:
-        verdict = _safe(verdict, mail, judged, found.uncertain, words)
+        verdict = _safe(verdict, mail, judged, found, words)
     rules = (*notes, *chosen.text.rules, *verdict.rules)
     text = "\n".join(chosen.text.lines)
     return Reading(Kind.REPLY, verdict.decision, verdict.reason, verdict.comment, text, rules)
@@ -83,7 +83,7 @@ def _agreed(verdict: Verdict, other: _Judged, notes: list[str]) -> Verdict:
     return Verdict(Decision.UNCLEAR, "alternatives-differ", verdict.comment, (*verdict.rules, *other.verdict.rules))
 
 
-def _safe(verdict: Verdict, mail: Mail, judged: Sequence[_Judged], uncertain: Sequence[str], words: Lexicon) -> Verdict:
+def _safe(verdict: Verdict, mail: Mail, judged: Sequence[_Judged], found: Bodies, words: Lexicon) -> Verdict:
     """The approval, unless something outside of its words stands against it."""
 
     def unclear(reason: str, rule: str) -> Verdict:
@@ -91,9 +91,10 @@ def _safe(verdict: Verdict, mail: Mail, judged: Sequence[_Judged], uncertain: Se
 
     if mail.doubts:
         return unclear("damaged", f"not every program reads this mail the same way: {mail.doubts[0]}")
-    if uncertain:
-        return unclear("guessed-charset", uncertain[0])
-    if any(one.text.encrypted for one in judged):
+    if found.uncertain:
+        first = found.uncertain[0]
+        return unclear("guessed-charset" if "charset" in first else "damaged", first)
+    if found.encrypted or any(one.text.encrypted for one in judged):
         return unclear("encrypted", "a part of the text is encrypted")
     if any(one.text.forwarded for one in judged) or _forwarded(mail, judged[0].text, words):
         return unclear("forwarded", "the mail was forwarded, not answered")

@@ -145,9 +145,7 @@ def _secrets(loaded: Loaded, errors: list[str], notes: list[str]) -> None:
             if program:
                 errors.append(f"{place}{key}: the program {program} cannot be found or executed; correct its path")
             else:
-                notes.append(
-                    f"{key}: {secrets.describe(reference)} is not run here; the daemon runs it when it needs it"
-                )
+                notes.append(f"{key}: {secrets.describe(reference)} is not run here; the daemon runs it at each login")
         else:
             try:
                 found = secrets.resolve(reference, key=key)

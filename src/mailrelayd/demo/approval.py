@@ -161,7 +161,6 @@ class Approval:
             stage.page.result(f"{document['data']['decision']}, comment: {document['data']['comment']}.")
             said = (event.pairs["status"], document["data"]["comment"])
             stage.fact(said == ("rejected", "zu teuer"), "Carol's rejection was read as one, in German")
-        await stage.daemon.until(lambda: not stage.mailbox.mails, "the mailbox was empty")
         if boss is not None and carol is not None:
             await stage.daemon.until(self._closed, "the request was closed")
         await stage.daemon.run("approvals", "list", "--all")
@@ -180,10 +179,15 @@ class Approval:
         before = len(self._stage.daemon.found("reply.read"))
         await self._hand_in(reply, user)
         self._sent += 1
-        await self._stage.daemon.until(
-            lambda: len(self._stage.daemon.found("reply.read")) > before, "the answer was read"
-        )
-        return self._stage.daemon.found("reply.read")[before]
+        daemon = self._stage.daemon
+        await daemon.until(lambda: len(daemon.found("reply.read")) > before, "the answer was read")
+        event = daemon.found("reply.read")[before]
+        await daemon.until(lambda: self._said("mail.removed", event), "the answer was removed from the mailbox")
+        return event
+
+    def _said(self, name: str, about: Event) -> bool:
+        decision_id = about.pairs["decision_id"]
+        return any(one.pairs["decision_id"] == decision_id for one in self._stage.daemon.found(name))
 
     async def _hand_in(self, reply: EmailMessage, user: str) -> None:
         try:
@@ -194,11 +198,7 @@ class Approval:
     async def _taken(self, event: Event) -> dict[str, Any]:
         """The document about this answer, as a consumer gets it: read, then removed."""
         decision_id = event.pairs["decision_id"]
-        daemon = self._stage.daemon
-        await daemon.until(
-            lambda: any(one.pairs["decision_id"] == decision_id for one in daemon.found("decision.delivered")),
-            "the decision was delivered",
-        )
+        await self._stage.daemon.until(lambda: self._said("decision.delivered", event), "the decision was delivered")
         path = self._stage.folder / "state" / "decisions" / "erp" / "new" / f"{decision_id}.json"
         self._documents[decision_id] = path.read_bytes()
         path.unlink()
