@@ -1,4 +1,4 @@
-"""mailrelayd: a file dropped into a folder reaches the smarthost, or waits on disk until it does.
+"""mailrelayd: mail goes out from a folder, answers come back from a mailbox, and decisions go to those who wait.
 
 *Files are the state; pure modules decide; thin modules touch the world; loops connect them; one function builds
 it all.* This page is the map.
@@ -19,6 +19,27 @@ The path of a message
                              |                outbound/session.py   pipeline.py (pure) on the transport
                              v                outbound/delivery.py  what the answer means, what is next (pure)
                          smarthost: 250 -> the file is removed, and that is on disk before the next body begins
+
+What stands between: guard.py (who may be sent to), postmaster.py (senders hear of failures), results.py (producers do).
+
+The path of a decision
+----------------------
+::
+
+    pickup: X-Approval-Request: PO-42         approvals/opening.py  may they ask? a token per approver (token.py)
+                             | one copy each  approvals/registry.py who was asked, until when, in which words
+                             v                outbound/asking.py    Reply-To, Message-ID and References of a copy (pure)
+    a person answers, and the answer stands in a mailbox
+                             | UID FETCH      inbound/poller.py     what is new, what is ours (imap.py: the session)
+                             v                approvals/desk.py     where requests, mails and decisions meet
+                             |                approvals/reading.py  bytes -> kind and words (pure; mime, newtext, verdict)
+                             |                approvals/sender.py   who wrote it, and is that proven?
+                             |                approvals/judge.py    the one place where an approval comes into being (pure)
+                             | fsync          approvals/archive.py  mail, then decision.json: the commit point
+                             | outbox/        approvals/outbox.py   folder, webhook, program (sinks.py)
+                             v UID EXPUNGE    the mail is removed once every required sink has the document
+
+`office.py` composes it; outbound and inbound never import each other.
 
 States
 ------
@@ -48,12 +69,20 @@ F3 * failed/ID.json, pickup/NAME                  a pickup file being refused ->
 B1 * failed/ID.eml + .json, newer queue/ID.json   a retry before its rename -> O3: the rename is done
 B2 * queue/ID.eml + .json, older failed/ID.json   a retry after its rename -> O3: the older record (and sidecar) goes
 F4 * failed/ID.eml + .json, sidecar in pickup     a refusal before its last step -> O4: the sidecar comes along
+R1   approvals/ID.json (+ .lines)                 a request: answers to its tokens are known
+I1   a mail in the folder, not in archive/        unread
+I2   the same, and archive/in/DAY/ID/decision.json read: offered again, then removed when every required sink has it
+I2b  archive/in/DAY/ID/message.eml alone          a decision before its commit point -> I1: it is read again
+I3   archive/in/DAY/ID, no mail in the folder     done
+I4   outbox/SINK/ID.json, or parked/ID.json       owed to a sink, or for a person to look at
+I5   quarantine/ID.eml                            a mail of nobody: a person looks
 X    queue/ID.json and failed/ID.json, one damaged kept and not tried: which of the two is true would be a guess
 T  * .tmp-NAME in any of our folders              an unfinished write -> removed
 ==== ============================================ ==================================================================
 
 Two honest sentences belong under the table. A crash, or a lost connection, after the last byte of a body and before
-its 250 is on disk sends that message again (RFC 1047): one per connection. A file that its producer did not fsync
+its 250 is on disk sends that message again (RFC 1047): one per connection. A mail read twice is one decision: its id is
+made of what it says, and the archive answers for it. A file that its producer did not fsync
 may be lost with the machine's power before anybody could have saved it.
 
 Layers
