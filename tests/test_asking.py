@@ -8,10 +8,13 @@ from email.message import Message
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mailrelayd.approvals.token import find
-from mailrelayd.outbound.asking import Asking
+from mailrelayd.outbound.asking import Asking, revise
 from mailrelayd.outbound.body import MessageBody, prepare
+from mailrelayd.outbound.headers import Header, split_header
 from mailrelayd.outbound.stored import Reading
 from mailrelayd.outbound.values import Envelope, Progress, QueuedMessage
 from tests.asking import copies, token
@@ -128,6 +131,37 @@ async def test_a_file_that_ends_within_a_field_is_edited_too() -> None:
     sent = await wire(b"From: a@x\nSubject:", replace(ASKING, subject_tag=True, mark_body=True))
     assert b"\r\nSubject: [#" + TOKEN.encode() + b"]\r\nReferences: " in sent
     assert b"Please do not modify" not in sent
+
+
+NAMES = st.sampled_from([b"Subject", b"References", b"Message-ID", b"Reply-To", b"auto-submitted", b"X-Other", b"From"])
+CONTENTS = st.lists(
+    st.sampled_from(
+        [b" ", b"\t", b"\r\n ", b"\n\t", b"\r ", b"<1@x>", b"\xc3\xbc", b"\xff", b"a", b":", b"=?utf-8?q?x?="]
+    ),
+    max_size=12,
+).map(b"".join)
+
+
+@given(st.lists(st.tuples(NAMES, CONTENTS), min_size=1, max_size=8), st.sampled_from([b"\r\n", b"\n", b"\r"]))
+def test_any_header_stays_one(fields: list[tuple[bytes, bytes]], end: bytes) -> None:
+    """Whatever stands in it: one answer address, one id, our id last in the thread; nothing else is lost or torn."""
+    header = split_header(b"".join(name + b":" + content + end for name, content in fields) + end)
+    assert isinstance(header, Header)
+    revised = revise(list(header.fields), replace(ASKING, subject_tag=True), TOKEN, ID)
+    again = split_header(b"".join(field.raw for field in revised) + b"\r\n")
+    assert isinstance(again, Header)
+    assert [field.key for field in again.fields] == [field.key for field in revised]
+    for key, last in (
+        ("reply-to", f"approvals+{TOKEN}@example.com"),
+        ("message-id", f"<{TOKEN}.{ID}@relay1>"),
+        ("references", f"<{TOKEN}@relay1>"),
+        ("auto-submitted", "auto-generated"),
+    ):
+        (field,) = again.named(key)
+        assert field.text.split()[-1] == last
+    assert all(field.text.endswith(f"[#{TOKEN}]") for field in again.named("subject"))
+    for key in ("from", "x-other"):
+        assert [field.raw for field in again.named(key)] == [field.raw for field in header.named(key)]
 
 
 async def test_what_is_sent_is_the_same_at_every_try() -> None:

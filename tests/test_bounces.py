@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import quopri
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -136,6 +137,25 @@ def test_a_report_names_who_was_not_reached() -> None:
     assert read(report(mixed)).fate is Fate.FAILED
     said = read(old("Mail", EXIM, f"X-Failed-Recipients: {BOSS},\n  {CFO}\n"))
     assert said.recipients == (BOSS, CFO)
+
+
+@pytest.mark.parametrize(
+    "filling", ["x", " ", "\n ", "\n", "@", "delivery to ", "550 ", "Action:", "Final-Recipient: ", "=\n"]
+)
+def test_hostile_bounces_take_no_time(filling: str) -> None:
+    """Half a megabyte of the same, wherever something is looked for."""
+    much = filling * (500_000 // len(filling))
+    begun = time.perf_counter()
+    for mail in (
+        report(text=much),
+        report(STATUS + much),
+        report(original=much, encoding="quoted-printable"),
+        old(much[:500], much, f"X-Failed-Recipients: {much[:60_000].strip() or 'x'}\n"),
+    ):
+        parsed = parse(mail)
+        if isinstance(parsed, Mail):
+            bounces.read(parsed)
+    assert time.perf_counter() - begun < 5.0
 
 
 @given(st.binary(max_size=2000))

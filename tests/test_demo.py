@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mailrelayd.demo.mails import hello
+from mailrelayd.demo.mails import hello, purchase
 from tests.servers.daemon import account
 from tests.servers.process import end, wait_until
 
@@ -59,11 +59,11 @@ def processes_in(folder: Path) -> list[str]:
 
 
 def test_the_whole_story_is_told_and_true(short_tmp: Path, tmp_path: Path) -> None:
-    """Seven steps, a summary, the checks; nothing of it remains."""
+    """Eleven steps, a summary, the checks; nothing of it remains."""
     status, text = ended(short_tmp, [*DEMO, "--once"], tmp_path / "output")
     assert status == os.EX_OK, text
-    steps = re.findall(r"^(\d)\. (.*)", text, re.MULTILINE)
-    assert [number for number, _ in steps] == list("1234567")
+    steps = re.findall(r"^(\d+)\. (.*)", text, re.MULTILINE)
+    assert [int(number) for number, _ in steps] == list(range(1, 12))
     told = " ".join(text.split())
     for piece in (
         "1. The daemon starts",
@@ -77,18 +77,35 @@ def test_the_whole_story_is_told_and_true(short_tmp: Path, tmp_path: Path) -> No
         ", at try 2.",
         "4. empty.eml",
         "with the reason: the file is empty.",
-        "5. The server goes away",
+        "5. purchase.eml is an ordinary mail with one more line in its header, X-Approval-Request: PO-42.",
+        '| authserv_id = ["mx.example.com"]',
+        "request.opened",
+        "=> carol@example.com got a copy with Reply-To: approvals+",
+        "6. Two answers arrive",
+        "=> The notice is auto-reply",
+        "=> The forgery is untrusted, sender-not-authenticated: its token is valid, but mx.example.com found",
+        "7. Boss answers from Outlook",
+        '| "type": "org.mailrelayd.decision.approved"',
+        '"decided_by": {"address": "boss@example.com", "on_behalf_of": null}',
+        "=> approved.",
+        "is offered again to erp",
+        "8. Carol answers from her iPhone",
+        "=> rejected, comment: zu teuer.",
+        "PO-42 decided from",
+        "=> Everybody has answered. The mailbox is empty: 4 mails were removed",
+        "9. The server goes away",
         "| 5 waiting",
         "held for",
         'reason="same as last"',
-        "6. The server comes back.",
+        "10. The server comes back.",
         "over one connection, in the order they were dropped.",
-        "7. SIGTERM",
+        "11. SIGTERM",
         "It ended with status 0",
         "What was dropped, and what became of it hello.eml ops@example.com sent ",
         "nothing is waiting",
-        "10 outcomes: 8 sent, 2 failed, 0 queued; what was sent arrived exactly once",
+        "12 outcomes: 10 sent, 2 failed, 0 queued; what was sent arrived exactly once",
         "byte for byte",
+        "ok the consumer got 3 documents (untrusted, approved, rejected)",
     ):
         assert piece in told, piece
     checked = text[text.index("\nChecked\n") :].splitlines()[2:]
@@ -105,7 +122,8 @@ from mailrelayd.demo.server import Server
 from mailrelayd.demo.story import Demo
 right = Server.handle_DATA
 async def handle_DATA(self, server, session, envelope):
-    envelope.original_content = envelope.original_content[:-3] + envelope.original_content[-2:]
+    if session.auth_data == "demo":
+        envelope.original_content = envelope.original_content[:-3] + envelope.original_content[-2:]
     return await right(self, server, session, envelope)
 async def nothing(self):
     pass
@@ -124,6 +142,32 @@ def test_a_story_that_is_not_true_fails(short_tmp: Path, tmp_path: Path) -> None
     (folder,) = short_tmp.iterdir()
     assert f"hint: look into {folder}" in text
     assert (folder / "daemon.log").exists()
+    assert processes_in(short_tmp) == []
+
+
+BELIEVES_ANYBODY = """
+import re, sys
+from mailrelayd.__main__ import main
+from mailrelayd.demo.mailbox import Mailbox
+from mailrelayd.demo.story import Demo
+right = Mailbox.file
+def file(self, content):
+    return right(self, re.sub(rb"dmarc=fail", b"dmarc=pass", content))
+async def nothing(self):
+    pass
+Mailbox.file = file
+Demo._outage = nothing
+sys.exit(main(["demo", "--once"]))
+"""
+
+
+def test_a_forgery_that_counts_fails_the_story(short_tmp: Path, tmp_path: Path) -> None:
+    """With a mail server that vouches for anybody the forged approval is one, and the demonstration says so."""
+    status, text = ended(short_tmp, ["-c", BELIEVES_ANYBODY], tmp_path / "output")
+    assert status == os.EX_SOFTWARE
+    untrue = re.findall(r"^   UNTRUE (.*)", text, re.MULTILINE)
+    assert "the forged approval was not taken for one" in untrue
+    assert "Carol's rejection was read as one, in German" in untrue
     assert processes_in(short_tmp) == []
 
 
@@ -182,3 +226,23 @@ def test_the_bytes_are_really_compared() -> None:
         right.replace(b"\r\nDate:", b"\r\nBcc: x@example.com\r\nDate:"),
     ):
         assert not mail.equals(wrong)
+
+
+def test_an_approvers_copy_differs_by_its_token_only() -> None:
+    """The same token in all three places; the line that asks is gone."""
+    mail = purchase()
+    mail.queue_id = "3n2synukjkr7efp4"
+    header, _, body = mail.content.replace(b"\n", b"\r\n").partition(b"\r\n\r\n")
+    kept = header.replace(b"\r\nX-Approval-Request: PO-42", b"")
+    token, other = b"a" * 44, b"b" * 44
+    received = b"Received: by demo (mailrelayd) with local id 3n2synukjkr7efp4 (uid 0);\r\n\tSat, 21 Nov 2026\r\n"
+    added = (
+        b"\r\nReferences: <%b@demo>\r\nReply-To: approvals+%b@example.com\r\n"
+        b"Message-ID: <%b.3n2synukjkr7efp4@demo>\r\nAuto-Submitted: auto-generated\r\n"
+        b"Date: Sat, 21 Nov 2026 10:00:00 +0000"
+    )
+    right = received + kept + added % (token, token, token) + b"\r\n\r\n" + body
+    assert mail.equals(right)
+    assert not mail.equals(received + kept + added % (token, other, token) + b"\r\n\r\n" + body)
+    assert not mail.equals(right.replace(kept, header))
+    assert not mail.equals(received + kept + b"\r\n\r\n" + body)

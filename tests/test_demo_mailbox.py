@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from mailrelayd.clock import SystemClock
-from mailrelayd.demo.mailbox import Filed, Mailbox
+from mailrelayd.demo.filed import Filed
+from mailrelayd.demo.mailbox import Mailbox
 from mailrelayd.inbound.connect import connect
 from mailrelayd.inbound.values import ImapError, NoSuchFolder
 from tests.servers.certificates import Certificates

@@ -23,7 +23,7 @@ from mailrelayd.approvals.registry import Registry
 from mailrelayd.approvals.request import Copy, Request, State
 from mailrelayd.approvals.sender import SenderCheck
 from mailrelayd.approvals.sinks import Answer, Taken
-from mailrelayd.inbound.poller import Action, Arrived, Disposition, Whose
+from mailrelayd.inbound.protocols import Action, Arrived, Disposition, Whose
 from tests.manual_clock import START, ManualClock
 
 SECRET = bytes(range(32))

@@ -40,6 +40,26 @@ def test_dry_run_comes_first_then_deny_then_allow(guard: Guard, send: tuple[str,
     assert tuple(recipient for recipient in EVERYBODY if recipient not in verdict.suppressed) == send
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "x@m\u00fcller.test",
+        "x@M\u00dcLLER.test",
+        "x@mu\u0308ller.test",
+        "x@xn--mller-kva.test",
+        "x@XN--Mller-kva.TEST",
+        "x@m\u00fcller\u3002test",
+        "x@m\u00fcller.\uff54est",
+    ],
+)
+@pytest.mark.parametrize("pattern", ["@m\u00fcller.test", "@xn--mller-kva.test", "X@m\u00fcller.test"])
+def test_a_denied_domain_is_denied_however_it_is_spelled(address: str, pattern: str) -> None:
+    """A server takes each of these for the same domain (RFC 3490); none of them is more allowed than it was."""
+    assert Guard(deny=(pattern,)).judge([address]).send == ()
+    assert Guard(deny=("@*.test",)).judge([f"{address[:2]}a.{address[2:]}"]).send == ()
+    assert Guard(allow=("@mueller.test", "@mu\u0308ller.example")).judge([address]).send == ()
+
+
 def test_every_rule_has_a_sentence_that_names_its_key() -> None:
     """What is left out says which setting did it."""
     assert all("[guard]" in sentence for sentence in RULES.values())

@@ -297,10 +297,13 @@ async def test_a_client_killed_at_any_moment_hands_in_nothing(said: bytes) -> No
         (b"x" * (LINE + CHUNK + 2), "longer than 1 MiB"),
         (encode(OPTIONS) + struct.pack(">I", CHUNK + 1), "a chunk has at most"),
         (encode(OPTIONS) + b"\xff\xff\xff\xff", "a chunk has at most"),
+        (encode(OPTIONS) + (struct.pack(">I", 1) + b"x") * 1000, "chunks are too small"),
+        (encode(replace(OPTIONS, sender="\ud800")), "no proper sender"),
+        (encode(replace(OPTIONS, recipients=("a@b.test", "\udfff@b.test"))), "no proper recipients"),
     ],
 )
 async def test_what_breaks_the_protocol_is_refused_and_closed(said: bytes, reason: str) -> None:
-    """Wrong lengths, other protocols, a first line that does not end."""
+    """Wrong lengths, other protocols, a first line that does not end, text that is none."""
     async with serving() as bench:
         found = await bench.said(said)
         assert found is not None

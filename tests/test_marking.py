@@ -240,6 +240,32 @@ def test_an_answer_above_the_block_is_all_that_is_read(quote: str, said: str) ->
     assert reading.new_text == said
 
 
+@pytest.mark.parametrize("said", ["Approve", "Reject"])
+def test_an_answer_in_html_is_read_above_the_block(said: str) -> None:
+    """As Outlook writes it: the older mail below, within nothing that says so."""
+    html = "<html><body><p>Rejected orders cost money.</p></body></html>"
+    found = marked(simple("text/html", html.encode()))
+    assert found is not None
+    older = texts(found)["text/html"]
+    answer = EmailMessage()
+    answer["From"], answer["To"], answer["Subject"] = "boss@example.org", "approvals@example.com", "Re: x"
+    answer.set_content(older.replace("<body>", f"<body><div>{said}</div><div><br></div>"), subtype="html")
+    mail = parse(answer.as_bytes(policy=email.policy.SMTP))
+    assert isinstance(mail, Mail)
+    assert [str(one) for one in tokens_in(mail)] == [TOKEN]
+    reading = read_mail(mail, Options())
+    assert str(reading.decision) == {"Approve": "approved", "Reject": "rejected"}[said]
+    assert reading.new_text == said
+
+
+def test_what_was_quoted_printable_keeps_its_bytes() -> None:
+    """However its author's client wraps lines."""
+    body = b"a =\r\nlong l=69ne\r\n=E2=82=AC\r\n"
+    found = marked(simple("text/plain", body, "quoted-printable"))
+    assert found is not None
+    assert found.endswith(b"\r\n\r\n" + body)
+
+
 async def test_it_is_done_on_the_wire_where_it_is_asked_for() -> None:
     """The size that MAIL announces is that of the marked message; larger ones go as they are."""
     data = both().as_bytes(policy=email.policy.SMTP)

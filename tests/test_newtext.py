@@ -188,10 +188,13 @@ def test_a_signature_ends_where_the_quotation_begins() -> None:
     assert own("Approved\n--not a signature") == "Approved\n--not a signature"
 
 
-def test_a_disclaimer_is_cut_below_a_text_only() -> None:
-    """It begins a paragraph and speaks of recipients and confidence; above the text it hides nothing."""
+def test_a_disclaimer_is_left_out_below_a_text_only() -> None:
+    """It begins a paragraph and speaks of recipients and confidence; it hides no text above or below it."""
     notice = "This e-mail is confidential. If you are not the intended recipient, delete it."
     assert own(f"Approved\n\n{notice}\n{notice}") == "Approved"
+    assert cut(f"Approved\n\n{notice}\n\nRejected").below == ("Rejected",)
+    longer = f"ACME Ltd, registered in England. {notice} Any use that is not authorised by ACME Ltd is prohibited."
+    assert own(f"Approved\n\n{longer} If you have received it in error, tell us.") == "Approved"
     assert own(f"Approved\n{notice}") == f"Approved\n{notice}"
     assert own(f"{notice}\n\nApproved").startswith(notice)
     assert own("Approved\n\nThis e-mail is my decision, and not only mine.").endswith("mine.")

@@ -126,14 +126,14 @@ PIECES = st.lists(
                 "tomorrow",
                 "----",
                 "(",
-                ")",
             ),
         ]
     ),
     min_size=1,
     max_size=14,
 )
-GREETING = re.compile(r"(?i)\s*hi ann,\s*")
+DEVICE = re.compile(r"[^\w]*Sent from my")
+GREETING = re.compile(r"(?i)[^\w?]*hi ann,[^\w?]*")
 WRITTEN = re.compile(
     r"(?i)[\s\u200b*.!,-]*(?:i[ \xa0\u200b]+)?approved?(?:[ \xa0\u200b]+i)?[\s\u200b*.!,-]*"
     r"(?:(?:thanks|thank[ \xa0]you|hi|all)[\s\u200b*.!,-]*)*"
@@ -148,7 +148,7 @@ def _own_lines(text: str) -> list[str]:
         stripped = line.replace("\u200b", "").strip()
         if stripped.startswith((">", "On 2026", "From:", "Sent:", "--")) or "wrote:" in stripped:
             break
-        if stripped and not stripped.lstrip("\u202e").startswith("Sent from my"):
+        if stripped and not DEVICE.match(stripped):
             lines.append(line)
     return lines
 

@@ -17,7 +17,7 @@ from mailrelayd.approvals.judge import Judgement, Outcome, Sender
 from mailrelayd.approvals.reading import read
 from mailrelayd.approvals.request import decode, encode
 from mailrelayd.approvals.token import find
-from mailrelayd.approvals.values import Decision, Kind
+from mailrelayd.approvals.values import Decision, Kind, Reading
 from mailrelayd.outbound.asking import Asking
 from mailrelayd.outbound.values import ApprovalCopy, Envelope
 from tests.manual_clock import START
@@ -168,6 +168,17 @@ async def test_the_same_mail_read_again_gets_no_second_one(world: Talking) -> No
     world.clock.advance(2 * DAY)
     await world.answered(reply("Hm.\n"), 2)
     assert len(world.sent) == 1
+
+
+def test_only_a_proven_author_of_a_reply_is_told() -> None:
+    """Whatever led to the outcome: an answer to several requests is unclear before anybody is authenticated."""
+    reading = Reading(Kind.REPLY, Decision.UNCLEAR, "no-keyword")
+    several = replace(UNCLEAR, reason="several-requests")
+    assert receipts.wanted("all", several, reading, WHO)
+    assert not receipts.wanted("all", several, reading, replace(WHO, authentic=False))
+    assert not receipts.wanted("all", several, reading, replace(WHO, address=CFO))
+    assert not receipts.wanted("all", several, replace(reading, kind=Kind.LIST), WHO)
+    assert not receipts.wanted("all", replace(several, request=None), reading, WHO)
 
 
 @pytest.mark.parametrize(

@@ -45,11 +45,13 @@ class Desk:
     bench: Bench
     errors: list[OSError] = field(default_factory=list)
     told: list[dict[str, str]] = field(default_factory=list)
+    copies: list[tuple[str, ...]] = field(default_factory=list)  # that it was told of
 
     async def settled(self, message: QueuedMessage, progress: Progress) -> None:
         if self.errors:
             raise self.errors.pop()
         assert message.queue_id in self.bench.queue.flying, "the queue does not know it yet"
+        self.copies.append(tuple(copy.recipient for copy in message.copies))
         self.told.append({who: record.reason or record.status.value for who, record in progress.recipients.items()})
 
 
@@ -104,7 +106,7 @@ async def test_each_approver_gets_their_own_copy_and_all_others_one_without_toke
         assert plainly["Message-ID"] == f"<{queue_id}@relay.test>"
         assert all(b"X-Approval" not in body for body in (plain, one, two))
         assert desk.told[0] == {"a@x": "sent", "b@x": "sent", "c@x": "sent", "one@x": "sent"}
-        assert len(desk.told) == 2, "only of copies, and each time one has gone"
+        assert desk.copies == [("one@x",), ("two@x",)], "only of copies, and each time one has gone"
 
 
 async def test_what_was_sent_is_not_sent_again_after_a_restart() -> None:
@@ -152,6 +154,7 @@ async def test_a_copy_is_not_sent_once_its_request_is_over(caplog: pytest.LogCap
         }
         assert bench.queue.failed[queue_id].reason == "expired"
         assert desk.told == [{"one@x": "expired", "two@x": "expired"}]
+        assert desk.copies == [("one@x", "two@x")]
         assert count(server, "RCPT") == 3 + 1
         report = next(body for body in server.bodies if b"multipart/report" in body)
         assert report.count(EXPIRED.text.encode()) >= 2
@@ -246,6 +249,8 @@ async def test_copies_wait_where_approvals_were_turned_off(caplog: pytest.LogCap
 async def test_what_cannot_be_noted_is_tried_again_before_the_queue_forgets_it() -> None:
     """A full disk on the other side: the message stays claimed until it is known what became of it."""
     async with asking(Script()) as (bench, _, desk):
+        excused: list[float] = []
+        bench.relay = Relay(bench.queue, bench.route, TERMS, bench.clock, desk=desk, excuse=excused.append)
         ask(bench, "one@x", to=("one@x",))
         desk.errors = [OSError(28, "No space left on device")] * 3
         bench.begin()
@@ -254,6 +259,7 @@ async def test_what_cannot_be_noted_is_tried_again_before_the_queue_forgets_it()
         await bench.pass_time(10, 1)
         await until(lambda: bench.queue.sent)
         assert desk.told == [{"one@x": "sent"}]
+        assert excused == [30.0] * 3, "whoever watches the loops knows why"
 
 
 async def test_a_lost_connection_repeats_a_copy_to_its_own_approver_only() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mailrelayd.approvals import reminders, token
+from mailrelayd.approvals import opening, reminders, token
 from mailrelayd.approvals.opening import Opening
 from mailrelayd.approvals.opening import Terms as OpeningTerms
 from mailrelayd.approvals.registry import Registry
@@ -242,15 +242,15 @@ class Table:
 def test_what_may_be_sent_again_is_kept_when_it_is_opened(tmp_path: Path, remind: bool) -> None:
     """Byte for byte, before the request is known; only where reminders are configured, and not without bound."""
     registry = Registry(tmp_path, Quiet())
-    opening = Opening(OpeningTerms("relay1", lambda: SECRET, [Table()], 14 * DAY, remind), registry, ManualClock())
+    desk = Opening(OpeningTerms("relay1", lambda: SECRET, [Table()], 14 * DAY, remind), registry, ManualClock())
     header = split_header(ORIGINAL)
     assert isinstance(header, Header)
-    admitted = opening.admit(header, Envelope("erp@example.com", (BOSS,)), os.getuid(), lambda: "2gk4zzzzzzaaaaaa")
+    admitted = desk.admit(header, Envelope("erp@example.com", (BOSS,)), os.getuid(), lambda: "2gk4zzzzzzaaaaaa")
     assert isinstance(admitted, Admitted), admitted
     message = QueuedMessage(
         "2gk4zzzzzzdddddd", Envelope("erp@example.com", admitted.recipients), Progress(START), copies=admitted.copies
     )
-    opening.opened(message, Bytes(ORIGINAL))
+    desk.opened(message, Bytes(ORIGINAL))
     assert registry.original(message.queue_id) == (ORIGINAL if remind else None)
     request = registry.get(message.queue_id)
     assert request is not None
@@ -258,6 +258,19 @@ def test_what_may_be_sent_again_is_kept_when_it_is_opened(tmp_path: Path, remind
     again = reminders.again(request, request.copies[0], SECRET)
     assert (again.token, again.recipient) == (admitted.copies[0].token, BOSS)
     assert token.parse(again.token) is not None
+    registry.close()
+
+
+def test_a_message_that_is_too_long_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is opened all the same."""
+    monkeypatch.setattr(opening, "LARGEST_ORIGINAL", len(ORIGINAL) - 1)
+    registry = Registry(tmp_path, Quiet())
+    desk = Opening(OpeningTerms("relay1", lambda: SECRET, [Table()], 14 * DAY, remind=True), registry, ManualClock())
+    copies = (reminders.again(LONG, LONG.copies[0], SECRET),)
+    message = QueuedMessage("2gk4zzzzzzdddddd", Envelope("erp@example.com", (BOSS,)), Progress(START), copies=copies)
+    desk.opened(message, Bytes(ORIGINAL))
+    assert registry.get(message.queue_id) is not None
+    assert registry.originals() == []
     registry.close()
 
 

@@ -25,7 +25,7 @@ from mailrelayd.outbound import keys, queueid
 from mailrelayd.outbound.incoming import DuplicateError
 from mailrelayd.outbound.queue import Place, Verb
 from mailrelayd.outbound.record import Claim, Record
-from mailrelayd.outbound.results import Results
+from mailrelayd.outbound.results import FOLDER_MODE, Results
 from mailrelayd.outbound.spool import Spool
 from mailrelayd.outbound.stored import Reader, stamp_of
 from mailrelayd.outbound.values import Envelope, Past, Progress, QueuedMessage, Status, remembered
@@ -1258,6 +1258,17 @@ async def test_results_may_be_turned_off_and_on(bench: SpoolBench) -> None:
     await bench.queue.sync_claims()
     assert len(os.listdir("/proc/self/fd")) == before
     assert {path.split("-")[1] for path in bench.tree()} == {"a.json"}
+
+
+async def test_a_reload_makes_the_results_folder_follow_its_pickup_folder(bench: SpoolBench) -> None:
+    """[pickup.NAME] group may be another one now; so may the mode that somebody gave it meanwhile."""
+    settings = Settings(spool=settings_of.Spool(directory=bench.directory, results=True))
+    for _ in range(2):
+        terms.apply_to(bench.queue, settings)
+        take_named(bench, "a")
+        await complete(bench.queue, await claimed(bench.queue))
+        assert (bench.directory / "results").stat().st_mode & 0o7777 == FOLDER_MODE
+        (bench.directory / "results").chmod(0o700)
 
 
 # -- a hundred thousand ------------------------------------------------------------------------------------------

@@ -81,6 +81,15 @@ def test_without_a_daemon_it_goes_into_the_folder(site: Site) -> None:
     assert json.loads(done.stdout) == {"queue_id": None, "duplicate": False}
 
 
+def test_without_a_daemon_a_request_goes_into_the_folder_as_well(site: Site) -> None:
+    """Whether its owner may ask is decided when it is taken."""
+    done = submit(site, message=b"From: a@x\nTo: b@y\nX-Approval-Request: PO-1\n\ny")
+    assert (done.returncode, done.stderr) == (0, b"")
+    message, sidecar = site.dropped()
+    assert b"\nX-Approval-Request: PO-1\n" in message
+    assert sidecar.envelope == Envelope("a@x", ("b@y",))
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
@@ -107,7 +116,6 @@ def test_what_is_wrong_is_said_and_nothing_is_handed_in(
     [
         (b"", "the message is empty"),
         (b"Subject: x\n\ny", "no recipient"),
-        (b"To: a@x\nX-Approval-Request: PO-1\n\ny", "X-Approval-Request"),
         (b"From: a@x, b@y\nTo: c@z\n\ny", "From without Sender"),
     ],
 )

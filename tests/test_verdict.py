@@ -174,6 +174,7 @@ def test_a_rejection_needs_only_its_first_word() -> None:
     for text, comment in {
         "Rejected": "",
         "Rejected, too expensive": "too expensive",
+        "Rejected of course": "of course",
         "Reject: too expensive\nAsk again": "too expensive\nAsk again",
         "REJECTED!! Why was this approved last year?": "Why was this approved last year?",
         "Hi Ann,\n\nrejected. Thanks": "Thanks",
@@ -193,6 +194,8 @@ def test_a_rejection_that_is_a_question_or_a_choice_is_unclear() -> None:
         "Reject or approve",
         "Reject / Approve",
         "Rejected, approved",
+        "Reject and approve",
+        "Afgekeurd of goedgekeurd",
         "Rejected.\nApproved, thanks",
         "拒绝吗",
         "却下しません",

@@ -32,9 +32,9 @@ The path of a decision
     a person answers, and the answer stands in a mailbox
                              | UID FETCH      inbound/poller.py     what is new, what is ours (imap.py: the session)
                              v                approvals/desk.py     where requests, mails and decisions meet
-                             |                approvals/reading.py  bytes -> kind and words (pure; mime, newtext, verdict)
+                             |                approvals/reading.py  bytes -> kind, words (pure; mime, newtext, verdict)
                              |                approvals/sender.py   who wrote it, and is that proven?
-                             |                approvals/judge.py    the one place where an approval comes into being (pure)
+                             |                approvals/judge.py    where alone an approval comes into being (pure)
                              | fsync          approvals/archive.py  mail, then decision.json: the commit point
                              | outbox/        approvals/outbox.py   folder, webhook, program (sinks.py)
                              v UID EXPUNGE    the mail is removed once every required sink has the document

@@ -27,7 +27,7 @@ from mailrelayd.config.settings import Settings
 from mailrelayd.folders import node_name, prepare_folders
 from mailrelayd.office import Office, Records, prepare_sinks
 from mailrelayd.operate import control, events, log, notify, sockets, syslog
-from mailrelayd.outbound import smtp
+from mailrelayd.outbound import copies, smtp
 from mailrelayd.outbound.delivery import ClockTrust
 from mailrelayd.outbound.intake import Intake
 from mailrelayd.outbound.pace import Paces
@@ -104,7 +104,7 @@ class Generation:
             )
             ways = terms.relay_of(settings, account, node)
             desk = self.office.desk if self.office is not None else None
-            self.relay = Relay(spool, self.route, ways, clock, may_expire, self.postmaster, desk)
+            self.relay = Relay(spool, self.route, ways, clock, may_expire, self.postmaster, desk, watchdog.excuse)
             self._connections = account.connections
 
     async def run(self) -> None:
@@ -172,7 +172,7 @@ def opener(account: OutboundAccount, settings: Settings, node: str) -> Callable[
 def trace(relay: str, direction: str, said: bytes) -> None:
     """[log] protocol_debug: one line per line of the conversation."""
     for line in said.decode("utf-8", "backslashreplace").splitlines():
-        events.smtp_protocol(relay=relay, direction=direction, text=line)
+        events.smtp_protocol(relay=relay, direction=direction, text=copies.masked(line))
 
 
 class Daemon:

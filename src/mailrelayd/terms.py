@@ -107,4 +107,5 @@ def apply_to(spool: Spool, settings: Settings) -> None:
     spool.set_reading(reading_of(settings))
     spool.keep_sent = settings.spool.keep_sent
     spool.strict_order = settings.account is not None and settings.account.strict_order
-    spool.results = (spool.results or Results(settings.spool.directory)) if settings.spool.results else None
+    # Another one each time: producers' folders may have other groups now, and it follows when it opens its own.
+    spool.results = Results(settings.spool.directory) if settings.spool.results else None

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -118,7 +119,7 @@ def check(found: dict[str, Message]) -> dict[str, str]:
     return {who: next(iter(of[who])) for who in (BOSS, CFO)}
 
 
-def listed(running: Daemon) -> list[dict[str, object]]:
+def listed(running: Daemon) -> list[dict[str, Any]]:
     done = running.command("approvals", "list", "--json")
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout) if done.stdout.lstrip().startswith(b"[") else None
@@ -137,6 +138,7 @@ def test_each_approver_has_a_token_that_nobody_else_sees(place: Place, daemon: S
     assert len(running.wait_for_events("message.sent", 3)) == 3
     (entry,) = listed(running)
     assert entry["request_id"] == "PO-42"
+    assert {one["address"] for one in entry["approvers"] if one["sent_at"]} == {BOSS, CFO}
     assert running.stop() == 0, running.log()[-5000:]
     assert not any(token in running.log() for token in of.values())
 
@@ -176,6 +178,22 @@ def test_what_may_not_be_asked_is_not_sent_at_all(place: Place, daemon: StartDae
     assert done.returncode == os.EX_DATAERR
     assert running.stop() == 0, running.log()[-5000:]
     assert smarthost.arrivals() == []
+
+
+def test_explain_says_who_would_be_asked(place: Place, daemon: StartDaemon, short_tmp: Path) -> None:
+    """Or why nobody: before anything is handed in."""
+    program = daemon(place.text, start=False)
+    file = short_tmp / "a.eml"
+    file.write_bytes(request())
+    told = json.loads(program.command("spool", "explain", "--json", str(file)).stdout)
+    assert told["request"] == {"request_id": "PO-42", "approvers": [BOSS, CFO], "decisions": ["erp"]}
+    assert f"approver    <{CFO}>" in program.command("spool", "explain", str(file)).stdout.decode()
+    file.write_bytes(request(more="X-Approval-Expires: soon\r\n"))
+    done = program.command("spool", "explain", str(file))
+    assert (done.returncode, b"X-Approval-Expires" in done.stdout) == (os.EX_DATAERR, True)
+    file.write_bytes(request().replace(CFO.encode(), b"cfo@elsewhere.test"))
+    done = program.command("spool", "explain", str(file))
+    assert (done.returncode, b"may not be asked" in done.stdout) == (os.EX_DATAERR, True)
 
 
 def test_nobody_is_asked_once_the_request_is_over(place: Place, daemon: StartDaemon) -> None:

@@ -26,7 +26,8 @@ MAX_RECIPIENTS = 1000
 MAX_TEXT = 8_000  # characters of the text that are read for what happened
 
 _STATUS = ("message/delivery-status", "message/global-delivery-status")
-_ADDRESS = re.compile(r"[^\s<>;,()\"]+@[^\s<>;,()\"]+")
+# Only where a word begins: else every one of its letters is a new beginning, and long words take for ever.
+_ADDRESS = re.compile(r"(?<![^\s<>;,()\"])[^\s<>;,()\"@]++@[^\s<>;,()\"]++")
 _FOLD = re.compile(r"\n[ \t]+")
 _ACTION = re.compile(r"(?im)^action[ \t]*:[ \t]*([a-z]+)")
 _CLASS = re.compile(r"(?im)^status[ \t]*:[ \t]*([245])\.\d{1,3}\.\d{1,3}")

@@ -141,7 +141,7 @@ SENT_FROM = (
     "|sent from outlook|diese e-mail wurde von"
 )
 
-# Paragraphs that lawyers add below a text: they begin with one of the first and contain one of the second.
+# Paragraphs that lawyers add below a text: they begin so and speak of secrecy or recipients, or are long and do both.
 DISCLAIMER_OPENERS = (
     "this e-mail|this email|this message|this communication|this transmission|the information contained"
     "|the information in this|the contents of this|the content of this|confidentiality|disclaimer|confidential"
@@ -163,15 +163,17 @@ DISCLAIMER_OPENERS = (
     "|هذه الرسالة|هذا البريد|المعلومات الواردة|إن هذه الرسالة|本邮件|此邮件|本電子郵件|此電子郵件|本信件|このメール"
     "|本メール|本電子メール|このメッセージ|이 메일|이 이메일|본 메일|본 이메일|이 메시지|본 전자우편"
 )
-DISCLAIMER_MARKS = (
-    "confidential|privileged|intended recipient|intended solely|intended only|addressee|environment before"
-    "|before printing|vertraulich|empfänger|adressat|umwelt|confidentiel|destinataire|confidencial|destinatario"
-    "|destinatário|riservat|confidenziale|destinatari|vertrouwelijk|geadresseerde|bestemd voor|konfidentiell|avsedd"
-    "|mottagare|fortrolig|konfidensiell|mottaker|modtager|luottamuksel|vastaanottaja|poufn|adresat|adresát|důvěrn"
-    "|bizalmas|címzett|confidențial|destinatar|конфиденциальн|адресат|получател|конфіденційн|отримувач|εμπιστευτικ"
-    "|παραλήπτ|gizli|alıcı|חסוי|סודי|נמען|המיועד|سرية|السرية|المستلم|المرسل إليه|机密|保密|收件人|機密|收件者|宛先"
-    "|受信者|秘密|기밀|수신인|수신자|received in error|received this|erroneously|irrtümlich erhalten|par erreur"
-    "|por error|per errore|por engano"
+SECRECY = (
+    "confidential|privileged|vertraulich|confidentiel|confidencial|riservat|confidenziale|vertrouwelijk"
+    "|konfidentiell|fortrolig|konfidensiell|luottamuksel|poufn|důvěrn|bizalmas|confidențial|конфиденциальн"
+    "|конфіденційн|εμπιστευτικ|gizli|חסוי|סודי|سرية|السرية|机密|保密|機密|秘密|기밀"
+)
+RECIPIENTS = (
+    "intended recipient|intended solely|intended only|addressee|environment before|before printing|empfänger"
+    "|adressat|umwelt|destinataire|destinatario|destinatário|destinatari|geadresseerde|bestemd voor|avsedd|mottagare"
+    "|mottaker|modtager|vastaanottaja|adresat|adresát|címzett|destinatar|адресат|получател|отримувач|παραλήπτ|alıcı"
+    "|נמען|המיועד|المستلم|المرسل إليه|收件人|收件者|宛先|受信者|수신인|수신자|received in error|received this"
+    "|erroneously|irrtümlich erhalten|par erreur|por error|per errore|por engano"
 )
 
 # Subjects that mail systems write: the phrase, then a colon or the end, or what is listed behind it.

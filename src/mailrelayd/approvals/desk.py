@@ -29,7 +29,7 @@ from mailrelayd.approvals.sender import SenderCheck
 from mailrelayd.approvals.tokens import header_texts, tokens_in
 from mailrelayd.approvals.values import Kind, Options, Reading
 from mailrelayd.clock import Clock
-from mailrelayd.inbound.poller import Action, Arrived, Disposition, Whose
+from mailrelayd.inbound.protocols import Action, Arrived, Disposition, Whose
 from mailrelayd.operate import approval_events as events
 from mailrelayd.operate.events import message_queued
 from mailrelayd.outbound.asking import Asking
@@ -206,7 +206,6 @@ class Desk:
         return _Read(reading, found, sender, mail.first("message-id").strip(), header_texts(mail), bounce)
 
     async def _settle(self, arrived: Arrived, draft: Draft, read: _Read) -> Disposition:
-        now = self._clock.now()
         # Again from the registry: while this mail was read another may have been decided on.
         found = self._found([one.token for one in read.found])
         judgement = judge(
@@ -236,10 +235,12 @@ class Desk:
         new = stored is None
         if stored is None:
             stored = await self._keep(arrived, draft, judgement, decision_id, read)
+        else:  # the last time may have ended between the archive and the registry
+            await asyncio.to_thread(self._note, *document.outcome_of(stored))
         await self._hand_on(stored, judgement.request)
         if new and self._send and receipts.wanted(self.terms.receipts, judgement, read.reading, read.sender):
             self._owed.append(_Owed(judgement, read.sender, decision_id, read.message_id))
-        return Disposition(Action.REMOVE, decision_id, now)
+        return Disposition(Action.REMOVE, decision_id, document.recorded_at(stored), new)
 
     async def _unmatched(
         self, arrived: Arrived, draft: Draft, judgement: Judgement, decision_id: str, read: _Read
@@ -252,7 +253,10 @@ class Desk:
             return Disposition(Action.LEAVE, decision_id, now)
         if wanted == "quarantine":
             await asyncio.to_thread(self._archive.set_aside, decision_id, draft)
-        elif await asyncio.to_thread(self._archive.find, decision_id) is None:
+        else:
+            stored = await asyncio.to_thread(self._archive.find, decision_id)
+            if stored is not None:
+                return Disposition(Action.REMOVE, decision_id, document.recorded_at(stored), new=False)
             await self._keep(arrived, draft, judgement, decision_id, read)
         return Disposition(Action.REMOVE, decision_id, now)
 

@@ -88,6 +88,14 @@ def outcome_of(document: bytes) -> tuple[Outcome, dict[str, Any]]:
         raise ValueError(f"damaged document: {type(error).__name__}") from error
 
 
+def recorded_at(document: bytes) -> float:
+    """When a stored document was made, seconds since the epoch. Raises ValueError for one that is damaged."""
+    try:
+        return datetime.fromisoformat(json.loads(document)["time"]).timestamp()
+    except (KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"damaged document: {type(error).__name__}") from error
+
+
 def _standing(judgement: Judgement) -> str:
     """What the token of a mail is: valid, somebody else's, foreign, or absent."""
     if judgement.token is None:

@@ -140,8 +140,6 @@ class _Scan:
             return self._rule("cut at a line that separates the older mail")
         if self.marks.header_block(position):
             return self._rule("cut at a block of quoted header lines")
-        if (self.says_above or self.says_below) and self.marks.disclaims(position):
-            return self._rule("cut at a disclaimer")
         if size := self.marks.attributes(position):
             following = self.marks.following(position + size)
             if following is None or not QUOTE.match(self.lines[following]):
@@ -180,6 +178,13 @@ class _Scan:
             return self._signature(position)
         if size := self.marks.attributes(position):
             self._rule("left out the line that names the quoted author")
+            return size
+        if (self.says_above or self.says_below) and self.marks.disclaims(position):
+            self._rule("left out a disclaimer")
+            self.quotation = True  # what follows stands below the text
+            size = 1
+            while position + size < len(self.lines) and self.lines[position + size].strip():
+                size += 1
             return size
         if self.marks.sent_from(position):
             self._rule("left out the device's signature")

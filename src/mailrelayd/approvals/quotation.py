@@ -15,6 +15,7 @@ from mailrelayd.approvals.lexicon import Lexicon, line_words
 from mailrelayd.approvals.words import fold, without_addresses
 
 ATTRIBUTION = 400  # characters
+LAWYERLY = 160  # characters of a paragraph that nobody writes about a decision
 
 _DATE = re.compile(
     r"(?<!\d)\d{4}(?!\d)|\d{1,2}[./-]\s?\d{1,2}[./-]\s?\d{2,4}|(?<!\d)\d{1,2}[:.h]\d{2}(?!\d)|\d\s?[年년]|[\u0660-\u0669]{4}"
@@ -51,7 +52,8 @@ _SENT_FROM = tuple(
     (fold(first), fold(last)) for first, _, last in (one.partition("…") for one in clients.entries(clients.SENT_FROM))
 )
 _DISCLAIMER = tuple(fold(one) for one in clients.entries(clients.DISCLAIMER_OPENERS))
-_DISCLAIMER_MARK = tuple(fold(one) for one in clients.entries(clients.DISCLAIMER_MARKS))
+_SECRECY = tuple(fold(one) for one in clients.entries(clients.SECRECY))
+_RECIPIENTS = tuple(fold(one) for one in clients.entries(clients.RECIPIENTS))
 
 
 class Separator(Enum):
@@ -145,19 +147,22 @@ class Quotation:
 
     def disclaims(self, position: int) -> bool:
         """Whether a lawyers' paragraph begins here."""
-        folded = self.fold(position)
-        if not folded.lstrip("*_ -•").startswith(_DISCLAIMER):
-            return False
         before = self.lines[position - 1].strip() if position else ""
         if before and before != CUT and not RULE.match(before):
             return False
-        paragraph = [folded]
-        for line in self.lines[position + 1 : position + 12]:
+        paragraph: list[str] = []
+        for line in self.lines[position : position + 12]:
             if not line.strip():
                 break
-            paragraph.append(fold(line[:1000]))
+            paragraph.append(fold(line[:1_000]))
         joined = " ".join(paragraph)
-        return len(joined) > 40 and any(one in joined for one in _DISCLAIMER_MARK)
+        secrecy = any(one in joined for one in _SECRECY)
+        recipients = any(one in joined for one in _RECIPIENTS)
+        if secrecy and recipients and len(joined) > LAWYERLY:
+            return not self.lexicon.rejects(*self._spoken(position))
+        return (
+            self.fold(position).lstrip("*_ -•").startswith(_DISCLAIMER) and len(joined) > 40 and (secrecy or recipients)
+        )
 
     def attributes(self, position: int) -> int:
         """How many lines an attribution takes that begins here, 0 where none does."""

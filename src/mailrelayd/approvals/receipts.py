@@ -94,7 +94,7 @@ def receipt(judgement: Judgement, sender: Sender, asking: Asking, *, id: str, an
         f"Message-ID: <{id}.receipt@{asking.node}>",
         *(f"In-Reply-To: {one}" for one in about),
         "References: " + "\r\n ".join(references),
-        f"Reply-To: <{asking.reply_to(token)}>",
+        f"Reply-To: {asking.reply_to(token)}",
         "Auto-Submitted: auto-replied",
         "X-Auto-Response-Suppress: All",
         "MIME-Version: 1.0",

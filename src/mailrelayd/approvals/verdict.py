@@ -19,8 +19,9 @@ from mailrelayd.approvals.values import Decision, Options, Verdict
 from mailrelayd.approvals.words import asks, fold, overridden
 
 _CHOICE = frozenset(
-    ("/", "|", "\\", "or", "oder", "ou", "o", "of", "eller", "tai", "lub", "nebo", "vagy", "sau", "или", "ή", "veya")
+    ("/", "|", "\\", "or", "oder", "ou", "eller", "tai", "lub", "nebo", "vagy", "sau", "или", "ή", "veya")
 )
+_EITHER = frozenset((*_CHOICE, "o", "of", "and", "und", ",", "&", "+", "-", "."))
 _PAUSE = re.compile(r"[.!,;:()\u3002\uff0c\u3001-]")
 _LEADING = " \t*_#·•。、،۔-–—:.,;!✅✔☑👍"
 
@@ -54,7 +55,8 @@ def _rejection(match: Match, words: list[str], folded: str, line: str, rest: lis
     comment = _text([_behind(line, match), *rest])
     found = f"the first line begins with {match.phrase!r}"
     behind = words[match.length :]
-    if behind[:1] and (behind[0] in _CHOICE or lexicon.approves([one for one in behind[:6] if one not in "/|,&+-"])):
+    joint = next((at for at, word in enumerate(behind) if word not in _EITHER), len(behind))
+    if (behind and behind[0] in _CHOICE) or lexicon.approves(behind[joint:]):
         return Verdict(Decision.UNCLEAR, "contradiction", comment, (found, "an approve-word follows it"))
     spoken = folded.partition(match.phrase)[2]
     if asks(_PAUSE.split(spoken, maxsplit=1)[0]) or (spoken.strip().startswith(("吗", "嗎", "か"))):

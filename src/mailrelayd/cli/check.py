@@ -162,11 +162,16 @@ def _warnings(loaded: Loaded, warnings: list[str], notes: list[str]) -> None:
     asking = loaded.settings.asking
     if asking is not None and not loaded.settings.decisions:
         warnings.append("approvals: there is no [[decisions]], so every request is refused")
+    account = loaded.settings.account
+    if asking is not None and account is not None and account.rewrite_from in ("never", "if-missing"):
+        warnings.append(
+            f'outbound.{account.name}.rewrite_from: with "{account.rewrite_from}" bounces of requests go to whoever asked, '
+            'token and all, and nobody here learns of them; write "envelope"'
+        )
     if asking is not None and asking.sender_check == "token-only":
         notes.append("approvals.sender_check: with token-only, whoever gets hold of a copy may decide")
     if asking is None and loaded.settings.mailboxes:
         warnings.append("inbound: nothing is read there, because approvals are not enabled")
-    account = loaded.settings.account
     if account is None:
         notes.append("no outbound account is enabled: files wait in the spool")
         return

@@ -1,4 +1,4 @@
-"""`mailrelayd demo`: watch mail go through, without any server, root or network."""
+"""`mailrelayd demo`: watch mail go out and decisions come back, without any server, root or network."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser], comm
     """Add the command. It makes a configuration of its own, so it does not know --config."""
     parser = commands.add_parser(
         "demo",
-        help="watch mail go through, without any server, root or network",
-        description="Runs the daemon with a configuration of its own in a temporary folder, against an SMTP server "
-        "of its own, and tells what happens to the files dropped. Exit status 70 if anything told was not true.",
+        help="watch mail go out and decisions come back, without any server, root or network",
+        description="Runs the daemon with a configuration of its own in a temporary folder, against an SMTP and an "
+        "IMAP server of its own, and tells what happens to the files dropped, and to what people answer. Exit "
+        "status 70 if anything told was not true.",
     )
     parser.add_argument("--once", action="store_true", help="end after the story instead of waiting for your files")
     parser.add_argument(

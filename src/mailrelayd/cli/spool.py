@@ -7,7 +7,11 @@ import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mailrelayd.config.settings import Settings
+    from mailrelayd.outbound.examine import Ready
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser) -> None:
@@ -63,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
         verdict = Examiner(rules, SystemClock()).look(inlet, file.name, renamed=True)
         if verdict is None:
             return failure(os.EX_NOINPUT, f"{file}: no such file")
-        told = {"producer": producer.name, **_told(verdict, settings.account)}
+        told = {"producer": producer.name, **_told(verdict, settings)}
         if not inlet.is_candidate(file.name):
             told["note"] = "this name is never taken: it must end in .eml and not begin with . or ~ (or stand in new/)"
     except OSError as error:
@@ -87,12 +91,16 @@ def _place(pickup: Path, folder: Path) -> tuple[str, bool]:
     return "/".join(below[: len(below) - maildir]), maildir
 
 
-def _told(verdict: object, account: Any) -> dict[str, Any]:
+def _told(verdict: object, settings: Settings) -> dict[str, Any]:
     from mailrelayd.outbound.envelope import rewrite
     from mailrelayd.outbound.examine import Later, Ready, Refused, Unusable
 
+    account = settings.account
     match verdict:
         case Ready(derived=derived, sidecar=sidecar):
+            request = _request(verdict, settings)
+            if isinstance(request, str):
+                return {"verdict": "failed", "reason": request}
             sender = derived.envelope.sender
             wire = rewrite(sender, account.from_address, account.rewrite_from) if account else sender
             return {
@@ -105,6 +113,7 @@ def _told(verdict: object, account: Any) -> dict[str, Any]:
                 "stripped": list(derived.stripped),
                 "not_before": sidecar.not_before if sidecar and sidecar.not_before else None,
                 "idempotency_key": sidecar.key if sidecar and sidecar.key else None,
+                "request": request,
             }
         case Later(why=why):
             return {"verdict": "waits", "reason": why}
@@ -113,6 +122,24 @@ def _told(verdict: object, account: Any) -> dict[str, Any]:
         case Unusable(detail=detail):
             return {"verdict": "failed", "reason": detail}
     raise AssertionError(verdict)
+
+
+def _request(ready: Ready, settings: Settings) -> dict[str, Any] | str | None:
+    """What it asks for, and why not, as far as its owner may ask; None: for nothing."""
+    from mailrelayd.approvals import request as requests
+    from mailrelayd.approvals.opening import names_of
+    from mailrelayd.outbound.headers import Unreadable
+
+    asked = requests.asked(ready.header)
+    if asked is None:
+        return None
+    if isinstance(asked, Unreadable):
+        return asked.reason
+    approvers = asked.approvers or ready.derived.envelope.recipients
+    sinks = requests.entitled(asked.request_id, approvers, names_of(ready.uid), settings.decisions)
+    if isinstance(sinks, Unreadable):
+        return sinks.reason
+    return {"request_id": asked.request_id, "approvers": list(approvers), "decisions": list(sinks)}
 
 
 def _as_text(file: Path, told: dict[str, Any]) -> list[str]:
@@ -128,6 +155,11 @@ def _as_text(file: Path, told: dict[str, Any]) -> list[str]:
             lines.append(f"              <{told['sender_on_the_wire']}> on the wire (from_address, rewrite_from)")
         lines.extend(f"  recipient   <{recipient}>" for recipient in told["recipients"])
         lines.append(f"  stripped    {', '.join(told['stripped']) or 'nothing'}")
+        if told["request"]:
+            lines.append(
+                f"  request     {told['request']['request_id']}, for {', '.join(told['request']['decisions'])}"
+            )
+            lines.extend(f"  approver    <{approver}>" for approver in told["request"]["approvers"])
         if told["not_before"]:
             at = datetime.fromtimestamp(min(max(told["not_before"], 0.0), 2**37), UTC)  # a wish may be beyond any date
             lines.append(f"  not before  {at:%Y-%m-%d %H:%M:%S} UTC")

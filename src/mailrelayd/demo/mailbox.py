@@ -10,33 +10,17 @@ import asyncio
 import base64
 import re
 import ssl
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from mailrelayd.demo.filed import BadError, Filed, about, body, day_of, items, split, strings
 
 CAPABILITY = "IMAP4rev1 SASL-IR AUTH=PLAIN UIDPLUS IDLE"
 UIDVALIDITY = 1
 LONGEST = 64 * 1024  # octets in a line of a client
-MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 _COMMAND = re.compile(r"(?P<tag>[^\s(){%*\"\\+]+) (?P<name>(?:UID )?[A-Z]+)(?: (?P<rest>.*))?", re.IGNORECASE)
-_ASTRING = re.compile(r'"((?:[^"\\]|\\["\\])*)"|([^\s(){%*"\\]+)')
 _SET = re.compile(r"(\d+|\*)(?::(\d+|\*))?(?:,|$)")
-_ITEM = re.compile(
-    r"(?P<body>BODY(?P<peek>\.PEEK)?\[(?P<section>HEADER(?:\.FIELDS \((?P<fields>[A-Z0-9 -]+)\))?|)\]"
-    r"(?:<(?P<first>\d+)\.(?P<count>\d+)>)?)|(?P<word>UID|RFC822\.SIZE|INTERNALDATE|FLAGS)",
-    re.IGNORECASE,
-)
-
-
-@dataclass(slots=True)
-class Filed:
-    """One mail in the folder."""
-
-    uid: int
-    content: bytes
-    arrived: datetime
-    flags: set[str] = field(default_factory=set)
 
 
 class Mailbox:
@@ -106,10 +90,6 @@ class Mailbox:
             del self._sessions[task]
 
 
-class _BadError(Exception):
-    """The client said what this server does not understand."""
-
-
 class _NoError(Exception):
     """What the client wants is not possible."""
 
@@ -140,7 +120,7 @@ class _Session:
             tag, name, rest = found["tag"], found["name"].upper(), found["rest"] or ""
             try:
                 said = await self._do(name, rest)
-            except _BadError as error:
+            except BadError as error:
                 self._say(f"{tag} BAD {error}")
             except _NoError as error:
                 self._say(f"{tag} NO {error}")
@@ -168,7 +148,7 @@ class _Session:
             case "LOGOUT":
                 self._say("* BYE until next time")
             case "LOGIN":
-                user, password = _strings(rest, 2)
+                user, password = strings(rest, 2)
                 self._check(user, password)
             case "AUTHENTICATE":
                 await self._authenticate(rest)
@@ -185,14 +165,14 @@ class _Session:
             case "UID SEARCH":
                 self._say(" ".join(["* SEARCH", *(str(uid) for uid in self._search(rest))]))
             case "UID FETCH":
-                self._fetch(*_split(rest))
+                self._fetch(*split(rest))
             case "UID STORE":
-                self._store(*_split(rest))
+                self._store(*split(rest))
             case "UID EXPUNGE":
                 deleted = [uid for uid in self._uids(rest) if r"\deleted" in self._mailbox.mails[uid].flags]
                 self._mailbox.remove([] if self._read_only else deleted)
             case _:
-                raise _BadError("this server does not know that command")
+                raise BadError("this server does not know that command")
         return f"{name} done"
 
     # Login
@@ -208,7 +188,7 @@ class _Session:
         try:
             _, user, password = base64.b64decode(packed, validate=True).decode().split("\0")
         except ValueError:
-            raise _BadError("that is not what PLAIN says") from None
+            raise BadError("that is not what PLAIN says") from None
         self._check(user, password)
 
     def _check(self, user: str, password: str) -> None:
@@ -220,7 +200,7 @@ class _Session:
 
     def _open(self, rest: str, *, read_only: bool) -> str:
         self._known = None
-        if _strings(rest, 1)[0].upper() != "INBOX":
+        if strings(rest, 1)[0].upper() != "INBOX":
             raise _NoError("[NONEXISTENT] there is only INBOX")
         self._known, self._read_only = sorted(self._mailbox.mails), read_only
         self._say(
@@ -254,7 +234,7 @@ class _Session:
                 await asyncio.wait([done, news], return_when=asyncio.FIRST_COMPLETED)
                 news.cancel()
             if (await done).upper() != "DONE":
-                raise _BadError("DONE ends IDLE")
+                raise BadError("DONE ends IDLE")
         finally:
             done.cancel()
 
@@ -264,7 +244,7 @@ class _Session:
         while at < len(text):
             found = _SET.match(text, at)
             if found is None:
-                raise _BadError("that is no set of UIDs")
+                raise BadError("that is no set of UIDs")
             first, second = (last if end == "*" else int(end) for end in (found[1], found[2] or found[1]))
             wanted |= {uid for uid in known if min(first, second) <= uid <= max(first, second)}
             at = found.end()
@@ -280,34 +260,34 @@ class _Session:
                 case "UID" if words:
                     found = [uid for uid in self._uids(words.pop(0)) if uid in found]
                 case "SINCE" if words:
-                    day = _day(words.pop(0))
+                    day = day_of(words.pop(0))
                     found = [uid for uid in found if self._mailbox.mails[uid].arrived.date() >= day]
                 case "BEFORE" if words:
-                    day = _day(words.pop(0))
+                    day = day_of(words.pop(0))
                     found = [uid for uid in found if self._mailbox.mails[uid].arrived.date() < day]
                 case _:
-                    raise _BadError("this server searches for ALL, UID, SINCE and BEFORE")
+                    raise BadError("this server searches for ALL, UID, SINCE and BEFORE")
         return found
 
     def _fetch(self, chosen: str, wanted: str) -> None:
-        items = list(_items(wanted))
+        told = list(items(wanted))
         assert self._known is not None
         for uid in self._uids(chosen):
             mail = self._mailbox.mails[uid]
             said = [f"UID {uid}".encode()]
-            for item in items:
+            for item in told:
                 if item["body"]:
-                    said.append(_text(mail, item))
+                    said.append(body(mail, item))
                     if not item["peek"] and not self._read_only:
                         mail.flags.add(r"\seen")
                 elif (word := item["word"].upper()) != "UID":
-                    said.append(f"{word} {_about(mail, word)}".encode())
+                    said.append(f"{word} {about(mail, word)}".encode())
             self._say(f"* {self._known.index(uid) + 1} FETCH (".encode() + b" ".join(said) + b")")
 
     def _store(self, chosen: str, wanted: str) -> None:
         found = re.fullmatch(r"([+-]?)FLAGS(\.SILENT)? \(([^()]*)\)", wanted, re.IGNORECASE)
         if found is None:
-            raise _BadError("write +FLAGS (...), -FLAGS (...) or FLAGS (...)")
+            raise BadError("write +FLAGS (...), -FLAGS (...) or FLAGS (...)")
         if self._read_only:
             raise _NoError("the folder is open for reading only")
         flags = set(found[3].lower().split())
@@ -316,69 +296,4 @@ class _Session:
             mail = self._mailbox.mails[uid]
             mail.flags = {"+": mail.flags | flags, "-": mail.flags - flags}.get(found[1], flags)
             if not found[2]:
-                self._say(f"* {self._known.index(uid) + 1} FETCH (UID {uid} FLAGS {_about(mail, 'FLAGS')})")
-
-
-def _strings(text: str, count: int) -> list[str]:
-    """Atoms and quoted strings, as many as that."""
-    found = list(_ASTRING.finditer(text))
-    if " ".join(one[0] for one in found) != text or len(found) != count:
-        raise _BadError(f"{count} atom or quoted string expected")
-    return [re.sub(r"\\(.)", r"\1", one[1]) if one[1] is not None else one[2] for one in found]
-
-
-def _split(text: str) -> tuple[str, str]:
-    chosen, _, rest = text.partition(" ")
-    return chosen, rest
-
-
-def _items(text: str) -> Iterator[re.Match[str]]:
-    """What UID FETCH asks for."""
-    if text.startswith("("):
-        text = text.removeprefix("(").removesuffix(")")
-    at = 0
-    while at < len(text):
-        found = _ITEM.match(text, at)
-        if found is None or text[found.end() : found.end() + 1] not in ("", " "):
-            raise _BadError("this server tells UID, RFC822.SIZE, INTERNALDATE, FLAGS and BODY[...]")
-        yield found
-        at = found.end() + 1
-
-
-def _about(mail: Filed, word: str) -> str:
-    match word:
-        case "RFC822.SIZE":
-            return str(len(mail.content))
-        case "INTERNALDATE":
-            at = mail.arrived
-            return f'"{at.day:2}-{MONTHS[at.month - 1]}-{at:%Y %H:%M:%S} +0000"'
-        case _:
-            return f"({' '.join(sorted(flag[:2].upper() + flag[2:] for flag in mail.flags))})"
-
-
-def _text(mail: Filed, item: re.Match[str]) -> bytes:
-    """BODY[...] with its literal."""
-    text = mail.content
-    if item["section"]:
-        header, _, _ = text.partition(b"\r\n\r\n")
-        fields = re.findall(rb"[^\r\n:]+:[^\r\n]*\r\n(?:[ \t][^\r\n]*\r\n)*", header + b"\r\n")
-        if item["fields"]:
-            names = item["fields"].lower().encode().split()
-            fields = [one for one in fields if one.partition(b":")[0].strip().lower() in names]
-        text = b"".join(fields) + b"\r\n"
-    name = f"BODY[{item['section'].upper()}]"
-    if item["first"] is not None:
-        first = int(item["first"])
-        text = text[first : first + int(item["count"])]
-        name += f"<{first}>"
-    return f"{name} {{{len(text)}}}\r\n".encode() + text
-
-
-def _day(text: str) -> date:
-    found = re.fullmatch(r'"?(\d{1,2})-([A-Za-z]{3})-(\d{4})"?', text)
-    try:
-        if found is not None:
-            return date(int(found[3]), MONTHS.index(found[2].title()) + 1, int(found[1]))
-    except ValueError:
-        pass
-    raise _BadError("a day is written like 1-Feb-2026")
+                self._say(f"* {self._known.index(uid) + 1} FETCH (UID {uid} FLAGS {about(mail, 'FLAGS')})")

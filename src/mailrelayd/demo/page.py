@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import textwrap
 
-WIDTH = 100
+NARROW, WIDE = 60, 100  # columns
 
 
 class UntrueError(Exception):
@@ -19,24 +20,26 @@ class Page:
     def __init__(self, *, colour: bool) -> None:
         self._dim, self._bold, self._plain = ("\x1b[2m", "\x1b[1m", "\x1b[0m") if colour else ("", "", "")
         self._steps = 0
+        columns = shutil.get_terminal_size((WIDE, 1)).columns if sys.stdout.isatty() else WIDE
+        self._width = max(NARROW, min(columns, WIDE))
         if hasattr(sys.stdout, "reconfigure"):  # a terminal that knows ASCII only, a file name that is no text
             sys.stdout.reconfigure(errors="backslashreplace")
 
     def say(self, text: str = "", *, indent: int = 0) -> None:
         """A paragraph."""
-        for line in _wrapped(text, " " * indent, " " * indent):
+        for line in self._wrapped(text, " " * indent, " " * indent):
             self._print(line)
 
     def step(self, text: str) -> None:
         """The next thing that is done."""
         self._steps += 1
         self._print()
-        for line in _wrapped(text, f"{self._steps}. ", "   "):
+        for line in self._wrapped(text, f"{self._steps}. ", "   "):
             self._print(f"{self._bold}{line}{self._plain}")
 
     def result(self, text: str) -> None:
         """What came of it."""
-        for line in _wrapped(text, "=> ", "   "):
+        for line in self._wrapped(text, "=> ", "   "):
             self._print(line)
 
     def title(self, text: str) -> None:
@@ -45,7 +48,7 @@ class Page:
 
     def row(self, text: str, *, hanging: int) -> None:
         """A line of a table, continued below its last column."""
-        for line in _wrapped(text, "   ", " " * (hanging + 3)):
+        for line in self._wrapped(text, "   ", " " * (hanging + 3)):
             self._print(line)
 
     def verbatim(self, text: str) -> None:
@@ -54,7 +57,7 @@ class Page:
 
     def quote(self, text: str) -> None:
         """What a program wrote."""
-        for line in _wrapped(text, "   | ", "   |     "):
+        for line in self._wrapped(text, "   | ", "   |     "):
             self._print(f"{self._dim}{line}{self._plain}")
 
     def _print(self, line: str = "") -> None:
@@ -63,13 +66,12 @@ class Page:
         except BrokenPipeError:  # `mailrelayd demo | head`: nobody looks any more, but the daemon must be ended
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
-
-def _wrapped(text: str, first: str, following: str) -> list[str]:
-    return textwrap.wrap(
-        text,
-        WIDTH,
-        initial_indent=first,
-        subsequent_indent=following,
-        break_long_words=False,
-        break_on_hyphens=False,
-    ) or [first.rstrip()]
+    def _wrapped(self, text: str, first: str, following: str) -> list[str]:
+        return textwrap.wrap(
+            text,
+            self._width,
+            initial_indent=first,
+            subsequent_indent=following,
+            break_long_words=False,
+            break_on_hyphens=False,
+        ) or [first.rstrip()]

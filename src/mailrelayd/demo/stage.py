@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mailrelayd.demo.child import Daemon, Event
-from mailrelayd.demo.mailbox import Filed, Mailbox
+from mailrelayd.demo.filed import Filed
+from mailrelayd.demo.mailbox import Mailbox
 from mailrelayd.demo.mails import Mail
 from mailrelayd.demo.page import Page, UntrueError
 from mailrelayd.demo.server import REPLIES, Arrival, Server

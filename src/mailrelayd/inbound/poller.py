@@ -8,123 +8,31 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from enum import StrEnum
-from typing import Protocol
+from contextlib import asynccontextmanager
+from typing import Final
 
 from tenacity import RetryCallState, wait_exponential_jitter
 from tenacity.wait import wait_base
 
 from mailrelayd.clock import Clock
 from mailrelayd.inbound.imap import Session
-from mailrelayd.inbound.seen import Owed, Seen, SeenStore
-from mailrelayd.inbound.values import ImapError, Mailbox, MailMissing, NoSuchFolder, Refused, Summary
+from mailrelayd.inbound.protocols import Desk, Terms
+from mailrelayd.inbound.reader import SLOWEST, Reader
+from mailrelayd.inbound.remover import Remover
+from mailrelayd.inbound.seen import Seen, SeenStore
+from mailrelayd.inbound.values import ImapError, Mailbox, NoSuchFolder
 from mailrelayd.operate import approval_events as events
 from mailrelayd.operate.events import daemon_bug
 
-FIELDS = (  # what a summary holds: everything in which a token of ours may stand, and who it is from
-    "To",
-    "Cc",
-    "Delivered-To",
-    "X-Original-To",
-    "Envelope-To",
-    "In-Reply-To",
-    "References",
-    "Subject",
-    "From",
-)
-LOOKED_AT = 500  # mails whose summaries are held at a time
-TRIES = 3  # of a mail that cannot be read, before it is left for good
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 300.0  # seconds between two connections that fail
-REMOVE_AGAIN = 5.0  # seconds until it is looked again whether the sinks have taken what is to be removed
-SLOWEST = 900.0  # seconds that one step may take: a mail that comes slowly
+KEEP_ALIVE: Final = 540.0  # seconds of silence, at most
+FINISH: Final = 5.0  # seconds after `stop` in which what is under way may end
 
-
-class Whose(StrEnum):
-    """What the header of a mail says, before it is read."""
-
-    OURS = "ours"  # a token that leads to a request here
-    FOREIGN = "foreign"  # a token of another machine, or of another secret: always left
-    NOBODY = "nobody"
-
-
-class Action(StrEnum):
-    """What may become of a mail that was read."""
-
-    REMOVE = "remove"  # as [inbound.NAME] after says
-    LEAVE = "leave"
-
-
-@dataclass(frozen=True, slots=True)
-class Arrived:
-    """A mail in its folder. `received_at` is INTERNALDATE, in seconds since the epoch."""
-
-    account: str
-    folder: str
-    uidvalidity: int
-    uid: int
-    received_at: float
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Disposition:
-    """What became of a mail that was read; on disk. `at`: when that was recorded, seconds since the epoch."""
-
-    action: Action
-    decision_id: str
-    at: float
-
-
-class Desk(Protocol):
-    """Who reads the mail."""
-
-    def whose(self, header: bytes) -> Whose:
-        """By its header lines alone."""
-
-    async def receive(self, arrived: Arrived, pieces: AsyncIterator[bytes]) -> Disposition:
-        """Read and archive. Raises OSError; then nothing has happened to it."""
-
-    def may_remove(self, decision_id: str) -> bool:
-        """Whether every required sink has it."""
-
-    def polled(self, account: str, begun_at: float) -> None:
-        """A poll that began then has looked at everything there was."""
-
-
-class Terms(Protocol):
-    """[inbound.NAME], as far as the loop needs it."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def folder(self) -> str: ...
-    @property
-    def create_folder(self) -> bool: ...
-    @property
-    def poll_interval(self) -> float: ...
-    @property
-    def batch_size(self) -> int: ...
-    @property
-    def idle(self) -> bool: ...
-    @property
-    def process_after(self) -> datetime | None: ...
-    @property
-    def ignore_older_than(self) -> float: ...
-    @property
-    def after(self) -> str: ...
-    @property
-    def delete_after(self) -> float: ...
-    @property
-    def adopt(self) -> str: ...
-    @property
-    def max_message_size(self) -> int: ...
+Beat = Callable[[float], None]
 
 
 class _HeldError(Exception):
-    """Nothing is done in this folder until the configuration changes."""
+    """Nothing is done in this folder until somebody says what is to become of the mail in it."""
 
 
 class Poller:
@@ -140,61 +48,116 @@ class Poller:
         self._store = store
         self._clock = clock
         self._news = asyncio.Event()
-        self._tries: dict[int, int] = {}
-        self._seen = Seen(terms.folder, 0)
         self._backoff: wait_base = wait_exponential_jitter(FIRST_PAUSE, LONGEST_PAUSE)
+        self._seen: Seen | None = None
+        self._reader = Reader(terms, desk, clock, Seen("", 0))
+        self._remover = Remover(terms, desk, clock, Seen("", 0))
+        self._up = False
+        self._down_since = 0.0
+        self._failures = 0
+        self._held = ""
+        self._told_removed = 0  # mails, by the last mailbox.polled
+        self._trouble = ""
         self.last_poll = 0.0  # when one was last completed, seconds since the epoch; 0: never
-        self.trouble = ""  # why there is none now
-        self.removed = self.read = 0  # since the start
 
     @property
     def account(self) -> str:
         """The NAME of [inbound.NAME]."""
         return self._terms.name
 
+    @property
+    def trouble(self) -> str:
+        """Why mail is not read, or not removed, now; "" where all is well."""
+        return self._trouble or self._remover.trouble
+
+    @property
+    def read(self) -> int:
+        """How many mails were read since the start."""
+        return self._reader.read
+
+    @property
+    def removed(self) -> int:
+        """How many were removed since the start."""
+        return self._remover.removed
+
     def wake(self) -> None:
         """Look again: `stop` was set, or a sink has taken something."""
         self._news.set()
 
-    async def run(self, stop: asyncio.Event, beat: Callable[[float], None]) -> None:
+    async def run(self, stop: asyncio.Event, beat: Beat) -> None:
         """Until `stop`. `beat` is told within how many seconds it will be called again."""
-        failures, down_since = 0, 0.0
         while not stop.is_set():
             beat(SLOWEST)
             try:
-                session = await self._connect()
-                async with session:
+                session = await _unless(stop, self._connect())
+                if session is None:
+                    return
+                async with session, self._dropped_after(stop, session):
                     mailbox = await self._open(session)
-                    outage = self._clock.now() - down_since if failures else None
-                    events.mailbox_up(account=self.account, folder=mailbox.name, outage=outage)
-                    self.trouble, failures = "", 0
                     await self._serve(session, mailbox, stop, beat)
-            except _HeldError as error:
-                self.trouble = str(error)
-                await self._pause(stop, beat, self._terms.poll_interval)
+                continue
+            except _HeldError as held:
+                self._trouble = str(held)
+                pause = self._terms.poll_interval
             except ImapError as error:
-                down_since = down_since if failures else self._clock.now()
-                failures += 1
-                self.trouble = str(error)
-                pause = self._backoff(_state(failures))
-                events.mailbox_down(
-                    account=self.account,
-                    stage=str(error.stage),
-                    response=str(error),
-                    attempt=failures,
-                    next_attempt=self._clock.now() + pause,
-                )
-                await self._pause(stop, beat, pause)
+                pause = self._down(str(error.stage), str(error), stop)
+            except OSError as error:
+                pause = self._down("state", error.strerror or str(error), stop)
+            except Exception as error:  # noqa: BLE001 - one mailbox must not stop the daemon
+                daemon_bug(where="inbound", error=error)
+                pause = self._down("bug", f"unexpected {type(error).__name__}", stop)
+            await self._pause(stop, beat, pause)
 
-    async def _pause(self, stop: asyncio.Event, beat: Callable[[float], None], seconds: float) -> None:
+    def _down(self, stage: str, text: str, stop: asyncio.Event) -> float:
+        """Say that the mailbox is not read; the seconds until the next try."""
+        pause = self._backoff(_state(self._failures + 1))
+        if not stop.is_set():
+            self._failed(stage, text, pause)
+        return pause
+
+    def _failed(self, stage: str, text: str, pause: float) -> None:
+        now = self._clock.now()
+        self._down_since = self._down_since if self._failures else now
+        self._failures += 1
+        self._trouble = text
+        events.mailbox_down(
+            account=self.account, stage=stage, response=text, attempt=self._failures, next_attempt=now + pause
+        )
+
+    def _well(self, mailbox: Mailbox) -> None:
+        """A look at everything has succeeded."""
+        if not self._up or self._failures:
+            outage = self._clock.now() - self._down_since if self._failures else None
+            events.mailbox_up(account=self.account, folder=mailbox.name, outage=outage)
+        self._up, self._failures, self._trouble, self._held = True, 0, "", ""
+
+    async def _pause(self, stop: asyncio.Event, beat: Beat, seconds: float) -> None:
         until = self._clock.monotonic() + seconds
         while not stop.is_set() and (left := until - self._clock.monotonic()) > 0:
-            beat(left + 60.0)
+            beat(left + SLOWEST)
             self._news.clear()
             await self._clock.wait(self._news, left)
 
+    @asynccontextmanager
+    async def _dropped_after(self, stop: asyncio.Event, session: Session) -> AsyncIterator[None]:
+        """A server that keeps silent must not keep us from ending; what is being archived is finished in any case."""
+
+        async def drop() -> None:
+            await stop.wait()
+            await self._clock.wait(asyncio.Event(), FINISH)
+            session.abort()
+
+        dropping = asyncio.create_task(drop())
+        try:
+            yield
+        finally:
+            dropping.cancel()
+            await asyncio.wait([dropping])
+
+    # -- the folder --------------------------------------------------------------------------------------------
+
     async def _open(self, session: Session) -> Mailbox:
-        """Open the folder, and make sure that what is in it may be read. Raises _HeldError, ImapError."""
+        """Open the folder, and make sure that what is in it may be read. Raises _HeldError, ImapError, OSError."""
         try:
             mailbox = await session.select(self._terms.folder)
         except NoSuchFolder:
@@ -202,239 +165,128 @@ class Poller:
                 raise
             await session.create(self._terms.folder)
             mailbox = await session.select(self._terms.folder)
-        seen = await asyncio.to_thread(self._load)
-        if seen is not None and (seen.folder, seen.uidvalidity) == (mailbox.name, mailbox.uidvalidity):
-            self._seen = seen
-        else:
-            await self._adopt(session, mailbox)
+        known = self._seen if self._seen is not None else await asyncio.to_thread(self._store.load)
+        if known is None or (known.folder, known.uidvalidity) != (mailbox.name, mailbox.uidvalidity):
+            known = await self._meet(session, mailbox, known)
+        if known is not self._seen:
+            self._seen = known
+            reader, remover = self._reader, self._remover
+            self._reader = Reader(self._terms, self._desk, self._clock, known)
+            self._remover = Remover(self._terms, self._desk, self._clock, known)
+            self._reader.read, self._remover.removed = reader.read, remover.removed
+        self._reader.connected()
         return mailbox
 
-    def _load(self) -> Seen | None:
-        try:
-            return self._store.load()
-        except OSError:
-            return None
+    async def _meet(self, session: Session, mailbox: Mailbox, before: Seen | None) -> Seen:
+        """First contact: nothing that is there already is touched unless the configuration says so.
 
-    async def _adopt(self, session: Session, mailbox: Mailbox) -> None:
-        """First contact: nothing that is there already is touched unless the configuration says so."""
-        seen = Seen(mailbox.name, mailbox.uidvalidity)
+        So it is after a changed UIDVALIDITY, or when our own state was lost.
+        """
         if mailbox.exists and self._terms.adopt == "refuse":
             hint = 'set adopt = "new-only" to leave what is there, or "all" to read it'
             reason = "the folder held mail before anything here knew it"
-            events.mailbox_refused(
-                account=self.account, folder=mailbox.name, mails=mailbox.exists, reason=reason, hint=hint
-            )
-            raise _HeldError(f"{mailbox.name} holds {mailbox.exists} mails: {hint}")
+            if before is not None and before.folder == mailbox.name:
+                reason = (
+                    f"all its mails have other names now: UIDVALIDITY {mailbox.uidvalidity}, not {before.uidvalidity}"
+                )
+                hint = 'set adopt = "new-only" to read only answers to our requests among them, or "all"'
+            if self._held != reason:
+                self._held = reason
+                events.mailbox_refused(
+                    account=self.account, folder=mailbox.name, mails=mailbox.exists, reason=reason, hint=hint
+                )
+            raise _HeldError(f"{mailbox.name} holds {mailbox.exists} mails, and {reason}: {hint}")
+        seen = Seen(mailbox.name, mailbox.uidvalidity)
         if mailbox.exists and self._terms.adopt == "new-only":
-            # After a changed UIDVALIDITY, or lost state, answers may be among it: only those are read.
-            there = await session.search()
-            seen.first = mailbox.uidnext or (there[-1] + 1 if there else 1)
-            old = [uid for uid in there if uid < seen.first]
-            ours = {one.uid async for one in self._looked_at(session, old) if self._whose(one) is Whose.OURS}
-            if ours:
-                seen.handled = set(old) - ours
-                seen.first = min(ours)
-        self._seen = seen
-        await self._save()
+            # Answers may be among what is there, after a changed UIDVALIDITY or where our state was lost.
+            seen.boundary = mailbox.uidnext or max(await session.search(), default=0) + 1
+        await asyncio.to_thread(self._store.save, seen)
+        return seen
 
-    async def _serve(
-        self, session: Session, mailbox: Mailbox, stop: asyncio.Event, beat: Callable[[float], None]
-    ) -> None:
-        """Poll, and wait in between, until `stop` or the end of the connection."""
+    async def _serve(self, session: Session, mailbox: Mailbox, stop: asyncio.Event, beat: Beat) -> None:
+        """Look, remove, and wait in between, until `stop` or the end of the connection."""
         poll_at = self._clock.monotonic()
+        more = False
         while not stop.is_set():
             beat(SLOWEST)
-            if self._clock.monotonic() >= poll_at:
-                poll_at = self._clock.monotonic() + self._terms.poll_interval
-                if await self._poll(session, mailbox, stop, beat):
-                    poll_at = self._clock.monotonic()
-            await self._remove(session)
-            if await self._wait(session, stop, beat, min(poll_at, self._next_removal())):
-                poll_at = self._clock.monotonic()
+            self._news.clear()
+            now = self._clock.monotonic()
+            if now >= poll_at or more:
+                regular = now >= poll_at
+                poll_at = now + self._terms.poll_interval if regular else poll_at
+                more = await self._look(session, mailbox, stop, beat, regular=regular)
+            if await self._remover.remove(session) or self._reader.changed:
+                await self._save()
+            if not more:
+                more = await self._wait(session, stop, beat, min(poll_at, self._remover.next_at()))
 
-    async def _wait(self, session: Session, stop: asyncio.Event, beat: Callable[[float], None], until: float) -> bool:
-        """Wait until so late, `stop`, or a call of `wake`; True: the server says that there is new mail."""
-        left = until - self._clock.monotonic()
-        self._news.clear()
-        if stop.is_set() or left <= 0:
+    async def _look(
+        self, session: Session, mailbox: Mailbox, stop: asyncio.Event, beat: Beat, *, regular: bool
+    ) -> bool:
+        """Look once; whether to look again at once."""
+        removed = self._remover.removed
+        look = await self._reader.look(session, stop.is_set, beat, regular=regular)
+        if stop.is_set():
             return False
-        beat(left + SLOWEST)
-        if self._terms.idle:
-            return await session.idle(self._clock, self._news, left)
-        await self._clock.wait(self._news, left)
+        if look.trouble:
+            if regular or not self._failures:
+                self._failed("archive", look.trouble, self._terms.poll_interval)
+            return look.more
+        events.mailbox_polled(
+            account=self.account,
+            folder=mailbox.name,
+            found=look.found,
+            read=look.read,
+            left=look.left,
+            removed=removed - self._told_removed,
+        )
+        self._told_removed = removed
+        self._well(mailbox)
+        if not look.more:
+            self.last_poll = self._clock.now()
+        return look.more
+
+    async def _wait(self, session: Session, stop: asyncio.Event, beat: Beat, until: float) -> bool:
+        """Wait until so late, `stop`, or a call of `wake`; True: the server says that there is new mail."""
+        while not self._news.is_set() and not stop.is_set() and (left := until - self._clock.monotonic()) > 0:
+            slice_ = min(left, KEEP_ALIVE)
+            beat(slice_ + SLOWEST)
+            if self._terms.idle:
+                if await session.idle(self._clock, self._news, slice_):
+                    return True
+            else:
+                await self._clock.wait(self._news, slice_)
+            if slice_ == KEEP_ALIVE and not stop.is_set():
+                await session.noop()
         return False
 
-    # -- reading -----------------------------------------------------------------------------------------------
-
-    async def _poll(
-        self, session: Session, mailbox: Mailbox, stop: asyncio.Event, beat: Callable[[float], None]
-    ) -> bool:
-        """One look at everything; whether mail with a token of ours is left for another one at once."""
-        begun_at = self._clock.now()
-        since = self._earliest()
-        uids = await session.search(first=self._seen.first, since=since.date() - timedelta(days=1) if since else None)
-        if since is None:
-            self._seen.handled.intersection_update(uids)
-            for uid in self._seen.owed.keys() - set(uids):  # somebody else removed it
-                del self._seen.owed[uid]
-        new = [uid for uid in uids if uid not in self._seen.handled]
-        ours: list[Summary] = []
-        others: list[Summary] = []
-        for some in _pieces(new):
-            beat(SLOWEST)
-            async for one in self._looked_at(session, some):
-                if (why := self._left(one, since)) is not None:
-                    self._leave(one.uid, why)
-                elif (whose := self._whose(one)) is Whose.FOREIGN:
-                    self._leave(one.uid, "foreign: it carries a token that was not issued here")
-                else:
-                    (ours if whose is Whose.OURS else others).append(one)
-        read = 0
-        batch = [*ours, *others][: self._terms.batch_size]
-        for one in batch:
-            if stop.is_set():
-                break
-            beat(SLOWEST)
-            read += await self._read(session, mailbox, one)
-        await self._save()
-        events.mailbox_polled(
-            account=self.account, folder=mailbox.name, found=len(new), read=read, left=len(new) - read, removed=0
-        )
-        more = len(ours) > self._terms.batch_size
-        if not more and not stop.is_set():
-            self.last_poll = self._clock.now()
-            self._desk.polled(self.account, begun_at)
-        return more
-
-    async def _looked_at(self, session: Session, uids: list[int]) -> AsyncIterator[Summary]:
-        for some in _pieces(uids):
-            async with aclosing(session.summaries(some, FIELDS)) as summaries:  # type: ignore[type-var]
-                async for one in summaries:
-                    yield one
-
-    def _whose(self, summary: Summary) -> Whose:
-        try:
-            return self._desk.whose(summary.header)
-        except Exception as error:  # noqa: BLE001 - one mail that meets a bug must not stop all the others
-            daemon_bug(where="inbound", error=error)
-            return Whose.NOBODY
-
-    def _earliest(self) -> datetime | None:
-        """Mail from before is left alone."""
-        limits = [self._terms.process_after] if self._terms.process_after else []
-        if self._terms.ignore_older_than:
-            limits.append(datetime.fromtimestamp(self._clock.now() - self._terms.ignore_older_than, UTC))
-        return max(limits) if limits else None
-
-    def _left(self, summary: Summary, since: datetime | None) -> str | None:
-        """Why this mail is not read; None: it is."""
-        if since is not None and summary.internal_date < since:
-            return "ignored: it is older than process_after or ignore_older_than"
-        if summary.size > self._terms.max_message_size:
-            return f"oversize: it has {summary.size} bytes, more than max_message_size"
-        return None
-
-    def _leave(self, uid: int, why: str) -> None:
-        self._seen.handled.add(uid)
-        events.mail_left(account=self.account, uid=uid, reason=why)
-
-    async def _read(self, session: Session, mailbox: Mailbox, summary: Summary) -> int:
-        """Have one mail read; how many were. Its faults are its own; raises ImapError where the connection ends."""
-        arrived = Arrived(
-            self.account,
-            mailbox.name,
-            mailbox.uidvalidity,
-            summary.uid,
-            summary.internal_date.timestamp(),
-            summary.size,
-        )
-        try:
-            pieces = session.message(summary.uid, size=summary.size, limit=self._terms.max_message_size)
-            async with aclosing(pieces) as content:  # type: ignore[type-var]
-                disposition = await self._desk.receive(arrived, content)
-        except MailMissing:
-            return 0  # removed by somebody else; or it comes again with the next poll
-        except Refused as error:
-            self._stumble(summary.uid, str(error))
-            return 0
-        except OSError as error:  # our own disk: nothing has happened to the mail
-            self.trouble = f"a mail cannot be archived: {error.strerror or error}"
-            events.mail_left(account=self.account, uid=summary.uid, reason=self.trouble)
-            return 0
-        except ImapError:
-            raise
-        except Exception as error:  # noqa: BLE001 - one mail that meets a bug must not stop all the others
-            daemon_bug(where="inbound", error=error)
-            self._stumble(summary.uid, f"unexpected {type(error).__name__}")
-            return 0
-        self._seen.handled.add(summary.uid)
-        self.read += 1
-        if disposition.action is Action.REMOVE and self._terms.after != "keep":
-            wait = self._terms.delete_after if self._terms.after == "delete" else 0.0
-            self._seen.owed[summary.uid] = Owed(disposition.decision_id, disposition.at + wait)
-        return 1
-
-    def _stumble(self, uid: int, reason: str) -> None:
-        self._tries[uid] = self._tries.get(uid, 0) + 1
-        if self._tries[uid] >= TRIES:
-            del self._tries[uid]
-            self._leave(uid, f"unreadable: {reason}")
-
-    # -- removing ----------------------------------------------------------------------------------------------
-
-    def _next_removal(self) -> float:
-        """When it is worth to look for something to remove, on clock.monotonic()."""
-        now = self._clock.now()
-        waits = [max(owed.due - now, 0.0) for owed in self._seen.owed.values()]
-        return self._clock.monotonic() + (max(min(waits), REMOVE_AGAIN) if waits else float("inf"))
-
-    async def _remove(self, session: Session) -> None:
-        """Remove what is due and served. The connection has had this folder open, with this UIDVALIDITY, all along."""
-        now = self._clock.now()
-        due = [uid for uid, one in self._seen.owed.items() if one.due <= now and self._desk.may_remove(one.decision_id)]
-        if not due:
-            return
-        folder = self._terms.after.removeprefix("move:")
-        moving = folder != self._terms.after
-        try:
-            left = [] if moving else await session.delete(due)
-            if moving:
-                await self._move(session, due, folder)
-        except Refused as error:
-            self.trouble = f"mail cannot be removed: {error}"
-            for uid in due:
-                events.mail_left(account=self.account, uid=uid, reason=self.trouble)
-                self._seen.owed[uid].due = now + self._terms.poll_interval
-            return
-        how = f"moved to {folder}" if moving else "deleted"
-        for uid in due:
-            owed = self._seen.owed.pop(uid)
-            if uid in left:
-                reason = r"only marked \\Deleted: the server cannot remove single mails (UIDPLUS), or does not"
-                events.mail_left(account=self.account, uid=uid, reason=reason)
-            else:
-                self.removed += 1
-                events.mail_removed(account=self.account, uid=uid, decision_id=owed.decision_id, how=how)
-        await self._save()
-
-    async def _move(self, session: Session, uids: list[int], folder: str) -> None:
-        try:
-            await session.move(uids, folder)
-        except Refused as error:
-            if error.code != "TRYCREATE" or not self._terms.create_folder:
-                raise
-            await session.create(folder)
-            await session.move(uids, folder)
-
     async def _save(self) -> None:
+        assert self._seen is not None
         try:
             await asyncio.to_thread(self._store.save, self._seen)
         except OSError as error:  # only a hint: what was read is read again, and found in the archive
-            self.trouble = f"inbound/{self.account}.json: {error.strerror}"
+            if not self._failures:
+                self._failed("state", f"inbound/{self.account}.json: {error.strerror}", self._terms.poll_interval)
+        else:
+            self._reader.changed = False
 
 
-def _pieces(uids: list[int]) -> list[list[int]]:
-    return [uids[at : at + LOOKED_AT] for at in range(0, len(uids), LOOKED_AT)]
+async def _unless(stop: asyncio.Event, connecting: Awaitable[Session]) -> Session | None:
+    """The session; None where `stop` comes first."""
+    task, stopped = asyncio.ensure_future(connecting), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait([task, stopped], return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled() and task.exception() is None:  # it was just done
+            await task.result().close()
+        return None
+    finally:
+        for one in (task, stopped):
+            one.cancel()
+        await asyncio.wait([task, stopped])
 
 
 def _state(attempt: int) -> RetryCallState:

@@ -141,9 +141,9 @@ def mailbox_refused(*, account: str, folder: str, mails: int, reason: str, hint:
     )
 
 
-def mail_left(*, account: str, uid: int, reason: str) -> None:
-    """A mail stays where it is, and is not looked at again; said once."""
-    log.emit("info", "mail.left", {"account": account, "uid": uid, "reason": reason})
+def mail_left(*, account: str, uid: int | None, reason: str, mails: int | None = None) -> None:
+    """A mail stays where it is; said once. Several for one reason are counted: `mails` in place of `uid`."""
+    log.emit("info", "mail.left", {"account": account, "uid": uid, "mails": mails, "reason": reason})
 
 
 def _time(moment: float) -> str:

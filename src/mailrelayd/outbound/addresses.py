@@ -8,6 +8,7 @@ One pass over the text, no recursion: the time is linear in its length, whatever
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address
 
@@ -92,6 +93,22 @@ def valid_pattern(pattern: str) -> str | None:
             f'{shown(pattern)} is none of "a@example.com", "@example.com", "@*.example.com" (any subdomain), "*" (all)'
         )
     return valid_address(f"{'x' if local in ('', '*') else local}@{domain.removeprefix('*.')}")
+
+
+def one_spelling(address: str) -> str:
+    """The same for all spellings that a server may take for one mailbox: of its domain (RFC 3490), and by NFKC.
+
+    More than one mailbox may share it, so it is for keeping mail back, never for letting it through.
+    """
+    local, at, domain = address.rpartition("@")
+    if domain.isascii() and "xn--" not in domain.lower():
+        spelled = domain
+    else:
+        try:
+            spelled = domain.lower().encode("idna").decode("ascii")
+        except UnicodeError:
+            spelled = unicodedata.normalize("NFKC", domain).casefold()
+    return unicodedata.normalize("NFKC", local).casefold() + at + spelled
 
 
 def _folded(text: str) -> str:

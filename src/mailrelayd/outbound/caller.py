@@ -67,11 +67,15 @@ class Caller:
     async def blocks(self, most: int) -> AsyncGenerator[tuple[bytes, bool], None]:
         """The message in pieces for the disk, and whether a piece is the last. Raises as `options` does."""
         pieces: list[bytes] = []
-        gathered = total = 0
+        gathered = total = chunks = 0
         while size := int.from_bytes(await self._read(submission.LENGTH), "big"):
             if size > submission.CHUNK:
                 raise RefusedError(os.EX_PROTOCOL, f"a chunk has at most {submission.CHUNK} bytes")
             total += size
+            chunks += 1
+            # Each costs time that everybody's mail waits for: byte by byte, one user would stop it all.
+            if chunks > submission.SMALL_CHUNKS + total // submission.SMALL:
+                raise RefusedError(os.EX_PROTOCOL, f"its chunks are too small: {submission.SMALL} bytes at least")
             if total > most:
                 reason = f"the message is larger than {most} bytes"
                 raise RefusedError(os.EX_DATAERR, reason, "send less, or raise [spool] max_message_size and reload")

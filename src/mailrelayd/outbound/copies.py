@@ -70,23 +70,29 @@ def expired(message: QueuedMessage, now: float) -> tuple[str, ...]:
     )
 
 
-def has_settled(message: QueuedMessage, progress: Progress) -> bool:
-    """Whether a copy was sent or given up that was neither before."""
+def newly_settled(message: QueuedMessage, progress: Progress) -> tuple[ApprovalCopy, ...]:
+    """The copies that were sent or given up and were neither before."""
     before, after = message.progress.recipients, progress.recipients
-    return any(
-        (record := after.get(copy.recipient)) is not None
+    return tuple(
+        copy
+        for copy in message.copies
+        if (record := after.get(copy.recipient)) is not None
         and record.status is not Status.DEFERRED
         and ((old := before.get(copy.recipient)) is None or old.status is not record.status)
-        for copy in message.copies
     )
 
 
-def discreet(attempt: Attempt) -> Attempt:
-    """The attempt without tokens: some servers repeat the Message-ID, and producers and logs are told what they say."""
-    outcomes = tuple(replace(one, response=_discreet(one.response)) for one in attempt.outcomes)
-    route, cut = (one and _discreet(one) for one in (attempt.route, attempt.cut))
+def masked(text: str) -> str:
+    """The text with every token in it left out."""
+    return _TOKEN.sub("[token]", text)
+
+
+def without_tokens(attempt: Attempt) -> Attempt:
+    """The attempt as it may be told: some servers repeat the Message-ID, and producers and logs hear what they say."""
+
+    def told(response: Response) -> Response:
+        return replace(response, text=masked(response.text))
+
+    outcomes = tuple(replace(one, response=told(one.response)) for one in attempt.outcomes)
+    route, cut = (one and told(one) for one in (attempt.route, attempt.cut))
     return replace(attempt, outcomes=outcomes, route=route, cut=cut)
-
-
-def _discreet(response: Response) -> Response:
-    return replace(response, text=_TOKEN.sub("[token]", response.text))

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from mailrelayd.config.units import Rate
-from mailrelayd.outbound.addresses import matches
+from mailrelayd.outbound.addresses import matches, one_spelling
 
 DRY_RUN, DENIED, NOT_ALLOWED = "dry-run", "denied", "not-allowed"
 RULES = {
@@ -51,7 +51,7 @@ class Guard:
     def _rule(self, recipient: str) -> str:
         if self.dry_run:
             return DRY_RUN
-        if matches(recipient, self.deny):
+        if self.deny and matches(one_spelling(recipient), map(one_spelling, self.deny)):
             return DENIED
         return NOT_ALLOWED if self.allow and not matches(recipient, self.allow) else ""
 

@@ -107,6 +107,8 @@ def _entity(fields: Sequence[Field], body: bytes, added: Block, depth: int) -> b
     end = found[0] if (found := _LINE_END.search(text)) else b"\r\n"
     lines = b"".join(line.encode("ascii") + end for line in (added.plain if kind == "text/plain" else added.html))
     at = 0 if kind == "text/plain" else _top_of_html(text)
+    if at == 0 and encoding == "quoted-printable":
+        return _encoded(lines, encoding) + body  # what was written stays as it was
     return _encoded(text[:at] + lines + text[at:], encoding)
 
 

@@ -142,9 +142,10 @@ class Moves:
 
     def tell(self, entry: Record, status: str) -> None:
         """Let the file's producer know; trouble with that is no reason to stop the mail."""
-        if self.results is not None:
+        results = self.results  # a reload may take it away at any moment
+        if results is not None:
             with self.said("write a result"):
-                self.results.write(entry, status, self._clock.now())
+                results.write(entry, status, self._clock.now())
 
     def _carry(self, source: durable.Folder, target: durable.Folder, entries: Sequence[Record]) -> dict[str, OSError]:
         try:

@@ -154,7 +154,7 @@ class Copies(Protocol):
     """Who has to know what became of the copies of a request."""
 
     async def settled(self, message: QueuedMessage, progress: Progress) -> None:
-        """Some of `message.copies` were sent or given up, as `progress` says; the queue does not know it yet.
+        """`message.copies`, of those it has, were sent or given up as `progress` says; the queue does not know it yet.
 
         Harmless if repeated. Raises OSError where it cannot be written down; then it is asked again.
         """

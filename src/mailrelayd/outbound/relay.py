@@ -82,11 +82,12 @@ class Relay:
         may_expire: Callable[[], bool] | None = None,
         postmaster: Postmaster | None = None,
         desk: Copies | None = None,
+        excuse: Callable[[float], None] | None = None,
     ) -> None:
         """`may_expire`: whether the wall clock can be trusted; by default it is watched from now on.
 
         `postmaster` tells senders what was given up; by default nobody does. `desk` hears what became of the copies of
-        requests for approval.
+        requests for approval, and is waited for; `excuse`: for so many seconds that is why nothing happens.
         """
         self._queue = queue
         self._route = route
@@ -94,7 +95,7 @@ class Relay:
         self._clock = clock
         self._first = ("", 0)  # the message that new connections broke on, and how often in a row
         may_expire = may_expire or delivery.ClockTrust(clock.now, clock.monotonic).given
-        self._settler = Settler(queue, terms.policy, clock, may_expire, postmaster, desk)
+        self._settler = Settler(queue, terms.policy, clock, may_expire, postmaster, desk, excuse)
         self._brake = Brake(terms.rate)
         self._said_waiting = False  # that the brake holds; said once, until nothing is left to wait
 
@@ -145,7 +146,7 @@ class Relay:
                 first = False
                 work = link.claimed.pop(attempt.transaction.queue_id)
                 if work.message.copies:
-                    attempt = copies.discreet(attempt)
+                    attempt = copies.without_tokens(attempt)
                 self._let_go(work, handed_over=not answers.untried)
                 held = await self._settle(work, attempt, link)
                 blamed, cut = blamed or held, cut or attempt.cut is not None

@@ -52,10 +52,12 @@ class Settler:
         may_expire: Callable[[], bool],
         postmaster: Postmaster | None = None,
         desk: Copies | None = None,
+        excuse: Callable[[float], None] | None = None,
     ) -> None:
         """`may_expire`: whether the wall clock can be trusted now. Without a `postmaster` no sender is told.
 
-        `desk` hears what became of the copies of requests for approval.
+        `desk` hears what became of the copies of requests for approval. `excuse`: tells whoever watches the loops that
+        for so many seconds one waits for the desk's disk.
         """
         self._queue = queue
         self._policy = policy
@@ -63,6 +65,7 @@ class Settler:
         self._may_expire = may_expire
         self._postmaster = postmaster
         self._desk = desk
+        self._excuse = excuse or (lambda seconds: None)
         self._suspicion = Suspicion()
 
     async def settle(self, message: QueuedMessage, attempt: Attempt, *, relay: str, delays: str) -> Settled:
@@ -173,8 +176,10 @@ class Settler:
 
     async def _tell_desk(self, message: QueuedMessage, progress: Progress) -> None:
         """What became of copies is known where answers are looked up before the queue forgets it."""
-        if self._desk is None or not copies.has_settled(message, progress):
+        settled = copies.newly_settled(message, progress)
+        if self._desk is None or not settled:
             return
+        message = replace(message, copies=settled)  # a thousand approvers are not looked up at each of them
         pause = 1.0
         while True:
             try:
@@ -185,6 +190,7 @@ class Settler:
                     reason=error.strerror or str(error),
                     queue_id=message.queue_id,
                 )
+                self._excuse(LONGEST_PAUSE)
                 await self._clock.wait(asyncio.Event(), pause)
                 pause = min(pause * 2, LONGEST_PAUSE)
             else:

@@ -3,7 +3,8 @@
 One message per connection::
 
     client  {"version": 1, "program": "sendmail", "sender": null, "recipients": ["root"], ...}\\n    at most LINE bytes
-            4 bytes n, n bytes of the message                as often as needed, 0 < n <= CHUNK, most significant first
+            4 bytes n, n bytes of the message                as often as needed, 0 < n <= CHUNK, most significant first;
+                                                             on average n >= SMALL, but for SMALL_CHUNKS of them
             4 bytes of zeros                                 the end: without it nothing is taken
     daemon  {"status": 0, "queue_id": "...", "duplicate": false}\\n     on disk: from here on it is the daemon's
         or  {"status": 65, "reason": "...", "hint": "...", "again": false}\\n     nothing was taken; sysexits.h
@@ -17,6 +18,7 @@ again, here or in the pickup folder, without being sent twice.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -24,10 +26,14 @@ from typing import Any, Literal
 VERSION = 1
 LINE = 1 << 20  # bytes
 CHUNK = 1 << 16  # bytes
+SMALL = 512  # bytes
+SMALL_CHUNKS = 64
 LENGTH = 4  # bytes
 END = bytes(LENGTH)
 MAX_RECIPIENTS = 10_000  # of one message: more is an accident
 MAX_KEY = 200  # characters
+
+_NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 Program = Literal["submit", "sendmail"]
 
@@ -69,7 +75,8 @@ def decode(line: bytes) -> Options:
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
+    """Whether it is text that an argument can hold: of lone surrogates only those that stand for a byte."""
+    return isinstance(value, str) and not _NO_BYTE.search(value)
 
 
 _SHAPES: dict[str, Callable[[Any], bool]] = {
