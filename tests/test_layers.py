@@ -11,49 +11,29 @@ import mailrelayd
 
 ROOT = Path(mailrelayd.__file__).parent
 PURE = {
+    *"sasl".split(),
     *(
-        "approvals.authres",
-        "approvals.bodies",
-        "approvals.bounces",
-        "approvals.charsets",
-        "approvals.clients",
-        "approvals.document",
+        f"approvals.{name}"
+        for name in (
+            "authres bodies bounces charsets clients cms document htmlmarks htmltext judge kinds lexicon "
+            "listing memory mime newtext quotation reading receipts reminders request token tokens values "
+            "verdict vocabulary words"
+        ).split()
     ),
+    *(f"config.{name}" for name in "lines units".split()),
+    *(f"inbound.{name}" for name in "answers names values wire".split()),
     *(
-        "approvals.htmlmarks",
-        "approvals.htmltext",
-        "approvals.judge",
-        "approvals.kinds",
-        "approvals.lexicon",
-        "approvals.listing",
+        f"outbound.{name}"
+        for name in (
+            "addresses answers asking attach barenames copies delivery dsn envelope guard handin headers "
+            "marking pace pipeline queueid record submission values waiting wire"
+        ).split()
     ),
-    *("approvals.memory", "approvals.mime", "approvals.newtext", "approvals.reading", "approvals.request"),
-    *(
-        "approvals.receipts",
-        "approvals.reminders",
-        "approvals.token",
-        "approvals.tokens",
-        "approvals.values",
-        "approvals.verdict",
-    ),
-    *("approvals.vocabulary", "approvals.words"),
-    *("inbound.answers", "inbound.names", "inbound.values", "inbound.wire"),
-    *("outbound.attach", "outbound.barenames", "outbound.dsn", "outbound.guard", "outbound.handin", "outbound.asking"),
-    *("outbound.copies", "outbound.marking", "outbound.pace", "outbound.submission", "outbound.waiting"),
-    *("config.lines", "config.units", "outbound.addresses", "outbound.answers", "outbound.delivery"),
-    *("outbound.envelope", "outbound.headers", "outbound.pipeline", "outbound.queueid", "outbound.record"),
-    *("outbound.values", "outbound.wire", "sasl"),
 }
 WORLD = {"asyncio", "logging", "os", "pathlib", "random", "secrets", "socket", "subprocess", "threading", "time"}
 LOOPS = {
-    "answers",
-    "terms",
-    "approvals.desk",
-    "approvals.outbox",
-    "inbound.poller",
-    "outbound.pickup",
-    "outbound.relay",
-    "outbound.route",
+    *("answers", "office", "terms", "approvals.desk", "approvals.outbox", "approvals.questions", "inbound.poller"),
+    *("outbound.pickup", "outbound.relay", "outbound.route"),
 }
 # Each level may import itself and the ones before it; what is not named does IO.
 LEVELS = ("pure", "leaf", "io", "loop", "daemon", "cli")

@@ -165,8 +165,8 @@ def _warnings(loaded: Loaded, warnings: list[str], notes: list[str]) -> None:
     account = loaded.settings.account
     if asking is not None and account is not None and account.rewrite_from in ("never", "if-missing"):
         warnings.append(
-            f'outbound.{account.name}.rewrite_from: with "{account.rewrite_from}" bounces of requests go to whoever asked, '
-            'token and all, and nobody here learns of them; write "envelope"'
+            f'outbound.{account.name}.rewrite_from: with "{account.rewrite_from}" bounces of requests go to whoever '
+            'asked, token and all, and nobody here learns of them; write "envelope"'
         )
     if asking is not None and asking.sender_check == "token-only":
         notes.append("approvals.sender_check: with token-only, whoever gets hold of a copy may decide")
