@@ -10,26 +10,16 @@ from pathlib import Path
 import mailrelayd
 
 ROOT = Path(mailrelayd.__file__).parent
-PURE = {
-    *"sasl".split(),
-    *(
-        f"approvals.{name}"
-        for name in (
-            "authres bodies bounces charsets clients cms document htmlmarks htmltext judge kinds lexicon "
-            "listing memory mime newtext quotation reading receipts reminders request token tokens values "
-            "verdict vocabulary words"
-        ).split()
-    ),
-    *(f"config.{name}" for name in "lines units".split()),
-    *(f"inbound.{name}" for name in "answers names values wire".split()),
-    *(
-        f"outbound.{name}"
-        for name in (
-            "addresses answers asking attach barenames copies delivery dsn envelope guard handin headers "
-            "marking pace pipeline queueid record submission values waiting wire"
-        ).split()
-    ),
+_PURE = {  # package -> modules
+    "": "sasl",
+    "approvals": "authres bodies bounces charsets clients cms document htmlmarks htmltext judge kinds lexicon listing "
+    "memory mime newtext quotation reading receipts reminders request token tokens values verdict vocabulary words",
+    "config": "lines units",
+    "inbound": "answers names values wire",
+    "outbound": "addresses answers asking attach barenames copies delivery dsn envelope guard handin headers marking "
+    "pace pipeline queueid record submission values waiting wire",
 }
+PURE = {f"{package}.{name}".strip(".") for package, names in _PURE.items() for name in names.split()}
 WORLD = {"asyncio", "logging", "os", "pathlib", "random", "secrets", "socket", "subprocess", "threading", "time"}
 LOOPS = {
     *("answers", "office", "terms", "approvals.desk", "approvals.outbox", "approvals.questions", "inbound.poller"),
