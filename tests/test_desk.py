@@ -23,7 +23,9 @@ from mailrelayd.approvals.registry import Registry
 from mailrelayd.approvals.request import Copy, Request, State
 from mailrelayd.approvals.sender import SenderCheck
 from mailrelayd.approvals.sinks import Answer, Taken
+from mailrelayd.config.answering import Decisions
 from mailrelayd.inbound.protocols import Action, Arrived, Disposition, Whose
+from mailrelayd.office import sink_of
 from tests.manual_clock import START, ManualClock
 
 SECRET = bytes(range(32))
@@ -382,3 +384,15 @@ async def test_a_decision_can_be_told_again(world: World) -> None:
     await world.deliver()
     assert world.sinks["erp"].got[0] == world.sinks["erp"].got[1]
     assert not await world.desk.replay("no-such-id")
+
+
+def test_consumers_reach_their_folder_whatever_the_umask(tmp_path: Path) -> None:
+    """STATE/decisions lets everybody through and shows nothing; the sink's own folder is for its group."""
+    sink = Decisions(name="erp", match="*", producers=("erp",), approvers=("*",))
+    before = os.umask(0o027)
+    try:
+        sink_of(sink, tmp_path, ManualClock())
+    finally:
+        os.umask(before)
+    modes = {name: (tmp_path / "decisions" / name).stat().st_mode & 0o7777 for name in ("", "erp", "erp/new")}
+    assert modes == {"": 0o711, "erp": 0o750, "erp/new": 0o2770}

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+from mailrelayd import durable
 from mailrelayd.approvals import desk as desks
 from mailrelayd.approvals import dkim, opening, token
 from mailrelayd.approvals.archive import Archive
@@ -214,6 +215,8 @@ def sink_of(sink: Decisions, state: Path, clock: Clock) -> Sink:
         return WebhookSink(sink.webhook, lambda: _secret(sink), clock)
     if sink.command:
         return CommandSink(sink.command)
+    if not sink.directory:
+        durable.make_folder(state / "decisions", 0o711)  # its consumers walk through, and see only what is theirs
     try:
         return DirectorySink(Path(sink.directory) if sink.directory else state / "decisions" / sink.name, sink.group)
     except KeyError:

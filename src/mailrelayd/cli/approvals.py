@@ -79,7 +79,7 @@ def list_requests(arguments: argparse.Namespace) -> int:
     except CommandError as error:
         return error.report()
     if not arguments.json:
-        print(f"{count} {'requests' if arguments.all else 'open'}" if count else "nobody is asked anything")
+        print(f"{count} {'in all' if arguments.all else 'open'}" if count else "nobody is asked anything")
     return os.EX_OK
 
 
