@@ -93,6 +93,19 @@ def test_what_was_refused_says_why(results: Results, spool: Path) -> None:
     assert (document["status"], document["detail"], document["recipients"]) == ("refused", "no From field", [])
 
 
+def test_a_file_handed_in_again_keeps_the_result_of_its_first_time(results: Results, spool: Path) -> None:
+    """Whoever asks by the same name learns what became of it; only of another message it is news to be a duplicate."""
+    path = spool / "results/erp/PO-42.json"
+    results.write(RECORD, "failed", NOW)
+    before = path.read_bytes()
+    results.write(replace(RECORD, envelope=None), "duplicate", NOW + 1)
+    assert path.read_bytes() == before
+    results.write(replace(RECORD, queue_id="b" * 16, envelope=None), "duplicate", NOW + 2)
+    assert (json.loads(path.read_text())["status"], json.loads(path.read_text())["queue_id"]) == ("duplicate", "b" * 16)
+    results.write(RECORD, "sent", NOW + 3)
+    assert json.loads(path.read_text())["status"] == "sent"
+
+
 @pytest.mark.parametrize("mask", [0o000, 0o022, 0o077])
 def test_producers_read_and_others_do_not(results: Results, spool: Path, mask: int) -> None:
     """Folders may be entered and not listed by the producer's group, files are read by it, whatever the umask."""

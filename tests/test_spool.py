@@ -20,7 +20,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from mailrelayd import durable
+from mailrelayd import durable, terms
+from mailrelayd.config import relaying
+from mailrelayd.config.settings import Settings
 from mailrelayd.outbound import keys, queueid
 from mailrelayd.outbound.incoming import DuplicateError
 from mailrelayd.outbound.queue import Place, Verb
@@ -1262,9 +1264,9 @@ async def test_results_may_be_turned_off_and_on(bench: SpoolBench) -> None:
 
 async def test_a_reload_makes_the_results_folder_follow_its_pickup_folder(bench: SpoolBench) -> None:
     """[pickup.NAME] group may be another one now; so may the mode that somebody gave it meanwhile."""
-    settings = Settings(spool=settings_of.Spool(directory=bench.directory, results=True))
+    wanted = Settings(spool=relaying.Spool(directory=bench.directory, results=True))
     for _ in range(2):
-        terms.apply_to(bench.queue, settings)
+        terms.apply_to(bench.queue, wanted)
         take_named(bench, "a")
         await complete(bench.queue, await claimed(bench.queue))
         assert (bench.directory / "results").stat().st_mode & 0o7777 == FOLDER_MODE

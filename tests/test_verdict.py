@@ -136,6 +136,9 @@ def test_doubt_below_an_approval_makes_it_unclear_and_says_why() -> None:
     """The reason is a code, the rule names the word."""
     for text, reason in {
         "Approved.\nRejected!": "contradiction",
+        "Approved\nRejected.See/below": "contradiction",
+        "Approved\nTel:not yet": "doubt",
+        "Approved\nmailto:not": "doubt",
         "Approved\n\nPlease do not order yet": "doubt",
         "Approved\nIsn't that nice": "doubt",
         "Approved\n\nIs the price right?": "question",

@@ -18,10 +18,9 @@ _OVERRIDE = re.compile("[\u202d\u202e]")  # display order unlike the order of th
 _CONTROL = re.compile("[\0-\x08\x0e-\x1f\x7f-\x9f]")
 _VARIANTS = str.maketrans("ı’‘ʼ`´‐‑‒–—―−أإآىةیک", "i'''''-------ااايهيك")
 _WORD = re.compile(r"(?:[^\W_]|[\u0591-\u05c7\u0610-\u061a\u0900-\u0963\u0966-\u0e7f])+(?:'[^\W_]+)*|[^\w\s]|_")
-_ADDRESS = re.compile(
-    r"(?:https?|mailto|ftp|tel|cid)[:/][^\s<>\"]*|www\.[^\s<>\"]*|(?<![\w.-])[\w-]{1,63}(?:\.[\w-]{1,63}){1,9}/[^\s<>\"]+",
-    re.IGNORECASE,
-)
+_ADDRESS = re.compile(r"(?:https?|ftp)://[^\s<>\"]*|mailto:[^\s<>\"@]*@[^\s<>\"]*|www\.[^\s<>\"]*", re.IGNORECASE)
+# "example.com/a?b", where only a question mark is looked for: "Rejected.See/x" has this form, too.
+_BARE_ADDRESS = re.compile(r"(?<![\w.-])[\w-]{1,63}(?:\.[\w-]{1,63}){1,9}/[^\s<>\"]+")
 _PLACEHOLDER = re.compile(r"\[(?:cid:|image:|image removed|bild:|imagen:|inline image)[^\]\n]{0,300}\]", re.IGNORECASE)
 _GREEK = re.compile("[\u0370-\u03ff\u1f00-\u1fff]")
 _QUESTION = re.compile("[?¿؟‽⸮❓❔՞፧]")
@@ -59,12 +58,12 @@ def words(folded: str) -> list[str]:
 
 def without_addresses(text: str) -> str:
     """The text without web addresses: what stands in them is not said by anybody."""
-    return _ADDRESS.sub(" ", text) if ":" in text or "/" in text or "www." in text else text
+    return _ADDRESS.sub(" ", text) if ":" in text or "www." in text else text
 
 
 def asks(line: str) -> bool:
     """Whether there is a question mark in a line, of whatever script."""
-    line = without_addresses(line)
+    line = _BARE_ADDRESS.sub(" ", without_addresses(line))
     if _QUESTION.search(line) or (not line.isascii() and _QUESTION.search(unicodedata.normalize("NFKC", line))):
         return True
     return (";" in line or "\u037e" in line) and bool(_GREEK.search(line))  # the Greek one
