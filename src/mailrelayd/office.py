@@ -172,7 +172,7 @@ def desk_terms(
         node=node,
         secrets=keys,
         check=SenderCheck(approvals.sender_check, approvals.authserv_id, dkim.verify),
-        options=options_of(approvals),
+        options=Options.of(approvals),
         delegates=approvals.delegates,
         headers={sink.name: sink.headers for sink in settings.decisions},
         unmatched={mailbox.name: mailbox.unmatched for mailbox in settings.mailboxes},
@@ -185,18 +185,6 @@ def desk_terms(
         keep_archive=settings.state.keep_archive,
         keep_quarantine=settings.state.keep_quarantine,
         keep_requests=settings.state.keep_requests,
-    )
-
-
-def options_of(approvals: Approvals) -> Options:
-    """How replies are read."""
-    return Options(
-        approve=approvals.approve,
-        reject=approvals.reject,
-        same_line_comment=approvals.same_line_comment,
-        require_bare_approval=approvals.require_bare_approval,
-        boilerplate=approvals.boilerplate,
-        via_list=approvals.via_list,
     )
 
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 
 
@@ -38,6 +38,11 @@ class Options:
     require_bare_approval: bool = False
     boilerplate: tuple[str, ...] = ()
     via_list: bool = False
+
+    @classmethod
+    def of(cls, section: object) -> Options:
+        """What a configuration's [approvals] says: its attributes of the same names."""
+        return cls(**{one.name: getattr(section, one.name) for one in fields(cls)})
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,13 +76,4 @@ def _options(config: Path) -> Options:
     if config == DEFAULT_CONFIG and not os.access(config, os.R_OK):
         return Options()
     approvals = settings_of(argparse.Namespace(config=config)).approvals
-    if approvals is None:
-        return Options()
-    return Options(
-        approve=approvals.approve,
-        reject=approvals.reject,
-        same_line_comment=approvals.same_line_comment,
-        require_bare_approval=approvals.require_bare_approval,
-        boilerplate=approvals.boilerplate,
-        via_list=approvals.via_list,
-    )
+    return Options() if approvals is None else Options.of(approvals)

@@ -312,7 +312,8 @@ def _stored() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RefusedError(os.EX_TEMPFAIL, f"the message cannot be stored: {error.strerror or error}") from error
+        reason, hint = f"the message cannot be stored: {error.strerror or error}", "mend that, then hand it in again"
+        raise RefusedError(os.EX_TEMPFAIL, reason, hint) from error
 
 
 async def _in_time(work: Awaitable[T], reason: str) -> T:

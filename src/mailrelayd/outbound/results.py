@@ -58,7 +58,9 @@ class Results:
         }
         data = json.dumps(document, indent=1).encode() + b"\n"
         with self._one:
-            self._folder(record.producer).write(f"{name}.json", data, mode=FILE_MODE)
+            folder = self._folder(record.producer)
+            if status != "duplicate" or not _tells_of(folder, f"{name}.json", record.queue_id):
+                folder.write(f"{name}.json", data, mode=FILE_MODE)
 
     def _folder(self, producer: str) -> durable.Folder:
         folder = self._folders.get(producer)
@@ -95,6 +97,14 @@ class Results:
                     _sweep(top, [name], now)
         finally:
             top.close()
+
+
+def _tells_of(folder: durable.Folder, name: str, queue_id: str) -> bool:
+    """Whether a result says already what became of this message: to be a duplicate of it is less than that."""
+    try:
+        return f'\n "queue_id": "{queue_id}",\n'.encode() in folder.read(name, limit=4096)  # it is the second line
+    except OSError:
+        return False
 
 
 def _recipients(recipients: Iterable[str], known: Mapping[str, RecipientRecord]) -> Iterable[dict[str, object]]:
