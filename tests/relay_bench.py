@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ from mailrelayd.outbound.postmaster import Postmaster
 from mailrelayd.outbound.relay import Relay, Terms
 from mailrelayd.outbound.route import Route
 from mailrelayd.outbound.session import Session
+from tests.accounts import Account
 from tests.manual_clock import ManualClock
 from tests.memory_queue import Bytes, MemoryQueue
 from tests.scripted_smtp import Script, Server, serving
@@ -25,31 +26,6 @@ OWN = "noreply@example.com"
 LOCK_STEP = ("SIZE 10000000", "8BITMIME", "SMTPUTF8")
 PIPELINED = ("PIPELINING", *LOCK_STEP)
 PATIENCE = 10.0  # real seconds a condition may take to come true
-
-
-@dataclass(frozen=True)
-class Tls:
-    minimum: str = "1.2"
-    maximum: str = ""
-    ca_file: str = ""
-    certificate: str = ""
-    key: str = ""
-    server_name: str = ""
-    fingerprint: str = ""
-    verify: bool = True
-
-
-@dataclass(frozen=True)
-class Account:
-    port: int | None
-    host: str = "127.0.0.1"
-    security: str = "none"
-    allow_plaintext: bool = False
-    auth: str = "none"
-    connect_timeout: float = 5.0
-    command_timeout: float = 5.0
-    data_timeout: float = 5.0
-    tls: Tls = field(default_factory=Tls)
 
 
 async def until(condition: Callable[[], object], what: str = "") -> None:

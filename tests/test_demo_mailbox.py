@@ -6,7 +6,6 @@ import asyncio
 import imaplib
 import ssl
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -16,34 +15,11 @@ from mailrelayd.demo.filed import Filed
 from mailrelayd.demo.mailbox import Mailbox
 from mailrelayd.inbound.connect import connect
 from mailrelayd.inbound.values import ImapError, NoSuchFolder
+from tests.accounts import Account, Tls
 from tests.servers.certificates import Certificates
 
 USER, PASSWORD = "approvals@example.com", 'p "a\\ss'
 MAIL = b"From: a@example.com\r\nTo: b@example.com\r\n\tc@example.com\r\nSubject: Hi\r\n\r\nHello.\r\n.\r\n"
-
-
-@dataclass(frozen=True)
-class Tls:
-    minimum: str = "1.2"
-    maximum: str = ""
-    ca_file: str = ""
-    certificate: str = ""
-    key: str = ""
-    server_name: str = ""
-    fingerprint: str = ""
-    verify: bool = True
-
-
-@dataclass(frozen=True)
-class Account:
-    port: int
-    host: str = "127.0.0.1"
-    security: str = "tls"
-    allow_plaintext: bool = False
-    auth: str = "password"
-    connect_timeout: float = 5.0
-    command_timeout: float = 5.0
-    tls: Tls = field(default_factory=Tls)
 
 
 @pytest.fixture
@@ -57,7 +33,9 @@ async def mailbox(certificates: Certificates) -> AsyncIterator[Mailbox]:
 
 
 def account(mailbox: Mailbox, certificates: Certificates) -> Account:
-    return Account(mailbox.port, tls=Tls(ca_file=str(certificates.ca), server_name="localhost"))
+    return Account(
+        mailbox.port, security="tls", auth="password", tls=Tls(ca_file=str(certificates.ca), server_name="localhost")
+    )
 
 
 async def with_imaplib(mailbox: Mailbox, talk: Callable[[imaplib.IMAP4_SSL], Any]) -> Any:

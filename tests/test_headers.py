@@ -8,7 +8,8 @@ import pytest
 
 from mailrelayd.outbound import headers
 from mailrelayd.outbound.body import MessageBody, has_block, prepare
-from mailrelayd.outbound.headers import Header, split_header
+from mailrelayd.outbound.envelope import Producer
+from mailrelayd.outbound.headers import Header, Unreadable, split_header
 from mailrelayd.outbound.stored import Reading
 from mailrelayd.outbound.values import Envelope, Progress, QueuedMessage
 from tests.memory_queue import Bytes
@@ -41,6 +42,23 @@ async def test_a_redirected_message_names_the_real_recipients_below_its_received
     header = split_header(sent)
     assert isinstance(header, Header)
     assert [line.name for line in header.fields[:2]] == ["Received", "X-Original-Recipients"]
+
+
+@pytest.mark.parametrize("field", ["From", "Sender", "Resent-From"])
+async def test_a_sender_that_was_written_in_after_the_claim_does_not_go_out(field: str) -> None:
+    """Its producer may have kept the file open; what is judged here are the very bytes that would leave."""
+    reading = Reading(named=(Producer("erp", allowed_senders=("@x.test",)), Producer("shop")))
+    forged = Bytes(f"{field}: ceo@evil.test\nTo: b@x.test\n\ntext\n".encode(), uid=7)
+
+    async def outcome(there: QueuedMessage, source: Bytes) -> object:
+        return await prepare(source, there, node="relay1", reading=reading, progress=lambda: None)
+
+    refused = await outcome(message(producer="erp"), forged)
+    assert isinstance(refused, Unreadable)
+    assert "names ceo@evil.test as sender, which [pickup.erp] allowed_senders does not allow" in refused.reason
+    assert isinstance(await outcome(message(producer="erp"), Bytes(DATA, uid=7)), MessageBody)
+    for other in ("shop", "", "submit", "gone"):
+        assert isinstance(await outcome(message(producer=other), forged), MessageBody)
 
 
 async def test_thousands_of_real_recipients_are_counted() -> None:

@@ -13,7 +13,7 @@ import time
 from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -25,6 +25,7 @@ from mailrelayd.inbound.idle import RENEW
 from mailrelayd.inbound.imap import Session
 from mailrelayd.inbound.values import ImapError, Mailbox, MailMissing, NoSuchFolder, Refused, Stage, Summary
 from tests import scripted_imap
+from tests.accounts import Account, Tls
 from tests.manual_clock import ManualClock
 from tests.scripted_imap import Conversation, Fault, Script, Server, last_words, says, serving
 from tests.servers.certificates import Certificates, KeyPair
@@ -32,30 +33,6 @@ from tests.servers.certificates import Certificates, KeyPair
 SHORT = 0.3  # seconds; only where silence is the test
 LONG = 5.0
 FIELDS = ("From", "Message-ID")
-
-
-@dataclass(frozen=True)
-class Tls:
-    minimum: str = "1.2"
-    maximum: str = ""
-    ca_file: str = ""
-    certificate: str = ""
-    key: str = ""
-    server_name: str = ""
-    fingerprint: str = ""
-    verify: bool = True
-
-
-@dataclass(frozen=True)
-class Account:
-    port: int | None
-    host: str = "127.0.0.1"
-    security: str = "none"
-    allow_plaintext: bool = False
-    auth: str = "none"
-    connect_timeout: float = LONG
-    command_timeout: float = LONG
-    tls: Tls = field(default_factory=Tls)
 
 
 async def until(holds: Callable[[], bool]) -> None:

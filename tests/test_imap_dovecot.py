@@ -17,11 +17,12 @@ from mailrelayd.inbound import imap
 from mailrelayd.inbound.connect import connect
 from mailrelayd.inbound.imap import Session
 from mailrelayd.inbound.values import ImapError, MailMissing, NoSuchFolder, Refused, Stage
+from tests.accounts import Account, Tls
 from tests.conftest import require
 from tests.servers.certificates import Certificates
 from tests.servers.mailbox import IMAP_PROGRAM, MailboxServer, User, token
 from tests.servers.process import short_directory
-from tests.test_imap import FIELDS, Account, Tls, described, mail, read
+from tests.test_imap import FIELDS, described, mail, read
 
 pytestmark = pytest.mark.real
 

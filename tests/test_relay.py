@@ -30,6 +30,7 @@ from mailrelayd.outbound.session import Session
 from mailrelayd.outbound.smtp import RouteTrouble
 from mailrelayd.outbound.spool import Spool
 from mailrelayd.outbound.values import Progress, QueuedMessage, RecipientRecord, Response, Stage, Status
+from tests.accounts import Account, Tls
 from tests.faults.driver import compose
 from tests.faults.journal import Death, append_line, read_evidence
 from tests.faults.server import Recorder, context
@@ -43,10 +44,8 @@ from tests.relay_bench import (
     NAMES,
     OWN,
     PIPELINED,
-    Account,
     Bench,
     Shelf,
-    Tls,
     count,
     relaying,
     said,

@@ -22,11 +22,12 @@ import trustme
 
 from mailrelayd.outbound import session as session_module
 from mailrelayd.outbound import smtp
-from mailrelayd.sasl import PASSWORD_MECHANISMS
 from mailrelayd.outbound.session import Session
 from mailrelayd.outbound.smtp import RouteTrouble
 from mailrelayd.outbound.values import Answers, Response, Stage, Transaction
+from mailrelayd.sasl import PASSWORD_MECHANISMS
 from tests import scripted_smtp
+from tests.accounts import Account, Tls
 from tests.scripted_smtp import Conversation, Fault, Script, Server, last_words, serving
 
 SHORT = 0.3  # seconds; only where silence is the test
@@ -37,31 +38,6 @@ LOCK_STEP = ("SIZE", "8BITMIME")
 def patience(fault: str | Fault) -> float:
     """A deadline that is short only for the server that never gives a reason to go on."""
     return SHORT if fault in (scripted_smtp.silence, scripted_smtp.drip) else LONG
-
-
-@dataclass(frozen=True)
-class Tls:
-    minimum: str = "1.2"
-    maximum: str = ""
-    ca_file: str = ""
-    certificate: str = ""
-    key: str = ""
-    server_name: str = ""
-    fingerprint: str = ""
-    verify: bool = True
-
-
-@dataclass(frozen=True)
-class Account:
-    port: int | None
-    host: str = "127.0.0.1"
-    security: str = "none"
-    allow_plaintext: bool = False
-    auth: str = "none"
-    connect_timeout: float = 5.0
-    command_timeout: float = LONG
-    data_timeout: float = LONG
-    tls: Tls = field(default_factory=Tls)
 
 
 @dataclass

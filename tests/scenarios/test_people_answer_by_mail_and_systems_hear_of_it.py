@@ -130,7 +130,7 @@ def loop(
             'reply_address = "approvals@dest.test"',
             f'secret = "text:{SECRET}"',
             'sender_check = "authentication-results"',
-            f'authserv_id = ["smarthost.test"]',
+            'authserv_id = ["smarthost.test"]',
         ],
         "[decisions]": [
             'name = "erp"',
