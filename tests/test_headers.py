@@ -55,7 +55,7 @@ async def test_a_sender_that_was_written_in_after_the_claim_does_not_go_out(fiel
 
     refused = await outcome(message(producer="erp"), forged)
     assert isinstance(refused, Unreadable)
-    assert "names ceo@evil.test as sender, which [pickup.erp] allowed_senders does not allow" in refused.reason
+    assert "names 'ceo@evil.test' as sender, which [pickup.erp] allowed_senders does not allow" in refused.reason
     assert isinstance(await outcome(message(producer="erp"), Bytes(DATA, uid=7)), MessageBody)
     for other in ("shop", "", "submit", "gone"):
         assert isinstance(await outcome(message(producer=other), forged), MessageBody)

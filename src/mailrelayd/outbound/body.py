@@ -9,6 +9,7 @@ from functools import partial
 
 from mailrelayd.outbound import headers, marking
 from mailrelayd.outbound.asking import Asking, revise
+from mailrelayd.outbound.envelope import forbidden
 from mailrelayd.outbound.headers import Header, Unreadable
 from mailrelayd.outbound.queue import Source
 from mailrelayd.outbound.stored import HEADER_LIMIT, Reading
@@ -106,6 +107,9 @@ async def prepare(
     header, data = read_header(source)
     if isinstance(header, Unreadable):
         return header
+    whose = reading.producer(message.producer)
+    if whose is not None and (refused := forbidden(header, whose)):
+        return refused
     if copy is not None and asking is None:
         raise ValueError("nobody may answer a copy")
     pickup = has_block(message, reading, blocks)

@@ -105,6 +105,16 @@ def read_envelope(
     return derived
 
 
+def forbidden(header: Header, producer: Producer) -> Unreadable | None:
+    """Why a queued file must not go out: its producer kept it open, and wrote a sender that is not allowed into it."""
+    if producer.allowed_senders:
+        try:
+            _check_named(_named_to_people(header), producer)
+        except _RefusedError as error:
+            return Unreadable(str(error))
+    return None
+
+
 def not_enabled(field: Field) -> str:
     """Why a message with this field is refused where nobody can open requests for approval."""
     return f"approvals are not enabled, and the header has {field.name}: remove it to send"
@@ -131,15 +141,29 @@ def _check_senders(header: Header, derived: Derived, producer: Producer) -> None
     named = [(derived.sender_from, derived.envelope.sender)] if derived.envelope.sender else []
     if derived.sender_from == "from_address":
         named = []  # the configuration's own, where the file names nobody
+    named += _named_to_people(header)
+    _check_named(named, producer)
+    if not named and derived.sender_from != "from_address":
+        key = _setting(producer)
+        raise _RefusedError(f"the null sender, and no From: {key} cannot tell whether it is allowed in this folder")
+
+
+def _named_to_people(header: Header) -> list[tuple[str, str]]:
+    """The senders that its readers see, each with the name of its field."""
     fields = header.named("from", "sender", "resent-from", "resent-sender")
-    named += [(field.name, address) for field in fields for address in _list(field)]
-    key = f"[pickup.{producer.name}] allowed_senders"
+    return [(field.name, address) for field in fields for address in _list(field)]
+
+
+def _check_named(named: list[tuple[str, str]], producer: Producer) -> None:
     for where, address in named:
         if not matches(address, producer.allowed_senders):
             whose = "the sidecar" if where == "sidecar" else where
-            raise _RefusedError(f"{whose} names {shown(address)} as sender, which {key} does not allow in this folder")
-    if not named and derived.sender_from != "from_address":
-        raise _RefusedError(f"the null sender, and no From: {key} cannot tell whether it is allowed in this folder")
+            reason = f"names {shown(address)} as sender, which {_setting(producer)} does not allow in this folder"
+            raise _RefusedError(f"{whose} {reason}")
+
+
+def _setting(producer: Producer) -> str:
+    return f"[pickup.{producer.name}] allowed_senders"
 
 
 def _from_block(block: tuple[Field, ...]) -> Envelope:
