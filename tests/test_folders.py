@@ -51,6 +51,37 @@ def mode(path: Path) -> int:
     return path.stat().st_mode & 0o7777
 
 
+def test_nobody_who_writes_there_can_stand_in_the_way(place: Path) -> None:
+    """The trial file's name cannot be known before: a folder under it would keep the daemon from every reload."""
+    prepare_folders(settings(place))
+    pickup = place / "spool" / "pickup"
+    guessed = {f".probe-{os.getpid()}", f".tmp-.probe-{os.getpid()}", ".tmp-probe", ".probe"}
+    for name in guessed:
+        (pickup / name).mkdir()
+    prepare_folders(settings(place))
+    assert {path.name for path in pickup.iterdir()} == guessed | {"tmp", "new"}
+    assert list((place / "spool" / "queue").iterdir()) == []
+
+
+@as_root
+@pytest.mark.parametrize("name", ["new", "tmp"])
+@pytest.mark.parametrize("made", ["folder", "link", "link to nothing"])
+def test_a_folder_that_somebody_else_put_there_is_not_used(place: Path, name: str, made: str) -> None:
+    """Where new/ is missing, a member of the group may make one: a link to sent/ would have all of that sent again."""
+    prepare_folders(settings(place))
+    path = place / "spool" / "pickup" / name
+    path.rmdir()
+    if made == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(place / "spool" / "queue" if made == "link" else place / "nothing")
+    os.chown(path, 4711, -1, follow_symlinks=False)
+    with pytest.raises(
+        SpoolError, match=rf"/pickup/{name} is not a folder of the daemon's user but something that 4711"
+    ):
+        prepare_folders(settings(place))
+
+
 def test_a_producers_folders_are_made_and_kept_right(place: Path) -> None:
     """Mode 3730 and the configured group, at the first start and after somebody changed them."""
     group = erp_group()

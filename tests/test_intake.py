@@ -10,6 +10,7 @@ import resource
 import socket
 import stat
 import struct
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager
@@ -398,6 +399,24 @@ async def test_a_user_waits_behind_his_own_messages() -> None:
             assert not waiting.done()
             silent[0].close()
             assert (await waiting).queue_id
+
+
+async def test_a_user_has_one_header_read_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hostile one takes seconds of a processor, which everybody's mail needs."""
+    now, most = 0, 0
+
+    def slowly(uid: int) -> Person:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        time.sleep(0.02)
+        now -= 1
+        return Person("somebody")
+
+    monkeypatch.setattr("mailrelayd.outbound.local.person", slowly)
+    async with serving() as bench:
+        await asyncio.gather(*(bench.hand_over() for _ in range(6)))
+    assert most == 1
 
 
 async def test_a_user_who_asks_for_too_much_is_told_to_come_back() -> None:

@@ -61,6 +61,35 @@ async def test_a_message_is_queued_by_the_daemon() -> None:
         assert json.loads(found.stdout)["queue_id"] in [one.message.queue_id for one in await entries(bench.spool)]
 
 
+@pytest.mark.parametrize("output", [">/dev/full", ">&-", ">&- 2>&-", ">/dev/full 2>&1"])
+def test_a_message_that_was_taken_is_a_success_whoever_hears_of_it(site: Site, output: str) -> None:
+    """Any other exit status would have it handed in again."""
+    command = ["sh", "-c", f'exec "$@" {output}', "sh", *site.command(program="submit")]
+    done = subprocess.run(command, check=False, input=MAIL, capture_output=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert len([path for path in site.new.iterdir() if path.suffix != ".json"]) == 1
+
+
+@pytest.mark.parametrize("output", [">/dev/full", "2>&1 >/dev/full"])
+def test_what_was_asked_for_and_could_not_be_written_is_no_success(site: Site, output: str) -> None:
+    """For a script the answer is what it wanted; it gets a sentence and no traceback."""
+    command = ["sh", "-c", f'exec "$@" {output}', "sh", *site.command("ids", program="completion")]
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(command, check=False, env=buffered, capture_output=True, timeout=30)
+    assert (done.returncode, done.stderr or done.stdout) == (
+        os.EX_IOERR,
+        b"error: standard output: No space left on device\n",
+    )
+
+
+def test_a_closed_standard_input_is_named(site: Site) -> None:
+    """There is no message, and the sentence says where."""
+    command = ["sh", "-c", 'exec "$@" <&-', "sh", *site.command(program="submit")]
+    done = subprocess.run(command, check=False, capture_output=True, timeout=30)
+    assert done.returncode == os.EX_NOINPUT
+    assert done.stderr == b"error: standard input: Bad file descriptor: nothing was handed in\n"
+
+
 async def beside(bench: Bench, *arguments: str) -> subprocess.CompletedProcess[bytes]:
     """Submit while the daemon's half runs here."""
     found = await bench.beside(lambda: submit(Site(bench.state.parent).write(), *arguments))

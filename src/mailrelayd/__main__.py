@@ -34,12 +34,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     status = os.EX_OK
     try:
         status = int(arguments.run(arguments))
-        sys.stdout.flush()
+        unwritten = _unwritten()
     except BrokenPipeError:  # `mailrelayd queue list | head`
         if not _reader_left():
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _write_nowhere()
+        return status
+    if unwritten is not None and status == os.EX_OK and command != "submit":  # there the message is taken all the same
+        from mailrelayd.cli import failure
+
+        return failure(os.EX_IOERR, f"standard output: {unwritten.strerror}")
     return status
+
+
+def _unwritten() -> OSError | None:
+    """Why what was printed did not all get out; None: it did, or nobody wanted it. Raises BrokenPipeError."""
+    try:
+        if sys.stdout is not None:  # closed from the start: `mailrelayd submit >&-`
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _write_nowhere()
+        return error
+    return None
+
+
+def _write_nowhere() -> None:
+    """At its end the interpreter tries once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _first_words(argv: Sequence[str]) -> tuple[Path, str, list[str]]:

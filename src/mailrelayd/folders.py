@@ -5,6 +5,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import secrets
 import socket
 import stat
 from contextlib import closing, suppress
@@ -50,12 +51,15 @@ def prepare_folders(settings: Settings) -> None:
         durable.make_folder(directory, 0o755)
         group = _group(PICKUP_GROUP)
         for path in (pickup, pickup / "tmp", pickup / "new"):
-            if not path.is_dir():
+            missing = not os.path.lexists(path)
+            if missing:
                 durable.make_folder(path, PICKUP_MODE)
-                if group is not None:
-                    with suppress(PermissionError):
-                        os.chown(path, -1, group)
-                        path.chmod(PICKUP_MODE)  # a change of group clears the setgid bit
+            if path != pickup:
+                _check_ours(path, "[spool] directory", pickup)
+            if missing and group is not None:
+                with suppress(PermissionError):
+                    os.chown(path, -1, group)
+                    path.chmod(PICKUP_MODE)  # a change of group clears the setgid bit
         for name, section in settings.pickup.items():
             group = _group_of(section, f"pickup.{name}.group", pickup)
             _prepare_producer(pickup, name, group)
@@ -79,18 +83,23 @@ def prepare_folders(settings: Settings) -> None:
 
 def _prepare_producer(pickup: Path, name: str, group: int) -> None:
     """The folders of [pickup.NAME], open to its group at last: until they are ours, anybody could make them theirs."""
-    top, owner = pickup / name, pickup.stat().st_uid
+    top = pickup / name
     folders = (top, top / "tmp", top / "new")
     for path in folders:
         durable.make_folder(path, 0o700)
-        figures = path.lstat()
-        if not stat.S_ISDIR(figures.st_mode) or figures.st_uid != owner:
-            raise SpoolError(
-                f"pickup.{name}: {path} is not a folder of the daemon's user but something that "
-                f"{_user(figures.st_uid)} put there: move it away, and it is made anew"
-            )
+        _check_ours(path, f"pickup.{name}", pickup)
     for path in reversed(folders):
         _open_to(path, group, PICKUP_MODE)
+
+
+def _check_ours(path: Path, key: str, pickup: Path) -> None:
+    """In a folder that a group writes to, what is missing may have been made by anybody. Raises SpoolError."""
+    figures = path.lstat()
+    if not stat.S_ISDIR(figures.st_mode) or figures.st_uid != pickup.stat().st_uid:
+        raise SpoolError(
+            f"{key}: {path} is not a folder of the daemon's user but something that "
+            f"{_user(figures.st_uid)} put there: move it away, and it is made anew"
+        )
 
 
 def _open_to(path: Path, group: int, mode: int) -> None:
@@ -144,7 +153,8 @@ def _group(name: str) -> int | None:
 def _try_rename(source: Path, target: Path) -> None:
     here, there = durable.Folder(source), durable.Folder(target)
     try:
-        name = f".probe-{os.getpid()}"
+        # Nobody can guess it and be there first; left behind in queue/ by a crash, it is swept.
+        name = f"{durable.TEMPORARY}{secrets.token_hex(8)}"
         here.write(name, b"")
         try:
             here.move(name, there, name, sync=False)

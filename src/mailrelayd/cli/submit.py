@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 EXAMPLES = """\
@@ -71,7 +72,8 @@ def run(arguments: argparse.Namespace) -> int:
         message = _content(arguments.file)
         files = [(Path(log).name, _content(log)) for log in wanted]
     except OSError as error:
-        return failure(os.EX_NOINPUT, f"{error.filename}: {error.strerror}: nothing was handed in")
+        name = error.filename or "standard input"
+        return failure(os.EX_NOINPUT, f"{name}: {error.strerror}: nothing was handed in")
     if not wanted and arguments.attach_logs == "never" and (arguments.attach_log or arguments.failed_log):
         print("note: no log is attached: --attach-logs is never, the default", file=sys.stderr)
     whole = attached(message, logs(arguments.instance, files))
@@ -81,10 +83,11 @@ def run(arguments: argparse.Namespace) -> int:
         handed = hand_over(Options("submit", read_header=True), whole, read(arguments.config))
     except NotHandedError as error:
         return error.report()
-    if arguments.json:
-        print(json.dumps({"queue_id": handed.queue_id or None, "duplicate": handed.duplicate}))
-    else:
-        print(f"queued as {handed.queue_id}" if handed.queue_id else "no daemon answers: in its pickup folder")
+    with suppress(OSError):  # it is taken, whoever hears of it
+        if arguments.json:
+            print(json.dumps({"queue_id": handed.queue_id or None, "duplicate": handed.duplicate}))
+        else:
+            print(f"queued as {handed.queue_id}" if handed.queue_id else "no daemon answers: in its pickup folder")
     return os.EX_OK
 
 

@@ -15,7 +15,7 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -57,6 +57,7 @@ class _User:
 
     turns: asyncio.Semaphore
     connections: int = 0
+    reading: asyncio.Lock = field(default_factory=asyncio.Lock)  # of headers: a hostile one costs seconds
 
 
 class Intake:
@@ -239,7 +240,8 @@ class Intake:
                 if edited is None:
                     head += block
                     # In a thread: a hostile header takes a second, and the user database may be on another machine.
-                    judged = await self._in_thread(_judge, options, head, uid, terms.site, last)
+                    async with self._users[uid].reading:
+                        judged = await self._in_thread(_judge, options, head, uid, terms.site, last)
                     if isinstance(judged, Unreadable):
                         raise RefusedError(os.EX_DATAERR, judged.reason)
                     if judged is None:
