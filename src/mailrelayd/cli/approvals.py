@@ -38,32 +38,49 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser], comm
     approvals.set_defaults(run=list_requests)
     verbs = approvals.add_subparsers(title="verbs", metavar="VERB")
     what = "open requests, oldest first (the default)"
-    listing = verbs.add_parser("list", parents=[common], help=what, description=f"Shows {what}.")
+    listing = _verb(verbs, common, "list", what, f"Shows {what}.", "approvals list --all --json")
     listing.add_argument("--all", action="store_true", default=kept, help="also requests that are over")
     listing.add_argument("--json", action="store_true", default=kept, help="one JSON object per request")
     listing.set_defaults(run=list_requests)
     what = "one request: everybody who was asked"
-    show = verbs.add_parser("show", parents=[common], help=what, description=f"Shows {what}.")
+    show = _verb(verbs, common, "show", what, f"Shows {what}.", "approvals show PO-42")
     show.add_argument("id", metavar="ID", help="the request's own id, or the queue id of the message that asked")
     show.add_argument("--json", action="store_true", default=kept, help="as JSON objects")
     show.set_defaults(run=show_request)
-    cancel = verbs.add_parser(
+    cancel = _verb(
+        verbs,
+        common,
         "cancel",
-        parents=[common],
-        help="let nobody's answer count any more",
-        description="Closes an open request. The sinks are told for everybody who has not answered, and who answers "
-        "later is recorded as `cancelled`. The mails themselves cannot be called back.",
+        "let nobody's answer count any more",
+        "Closes an open request. The sinks are told for everybody who has not answered, and who answers later is "
+        "recorded as `cancelled`. The mails themselves cannot be called back.",
+        "approvals cancel PO-42",
     )
     cancel.add_argument("id", metavar="ID", help="the request's own id, or the queue id of the message that asked")
     cancel.set_defaults(run=cancel_request)
-    secret = verbs.add_parser(
+    secret = _verb(
+        verbs,
+        common,
         "new-secret",
-        parents=[common],
-        help="print a new key for [approvals] secret",
-        description="Prints a random key. To change a key in use, put the new one first in the list and keep the old "
-        "one behind it until the last request made with it has expired.",
+        "print a new key for [approvals] secret",
+        "Prints a random key. To change a key in use, put the new one first in the list and keep the old one behind it "
+        "until the last request made with it has expired.",
+        "approvals new-secret >/etc/mailrelayd/credentials/approvals.secret",
     )
     secret.set_defaults(run=new_secret)
+
+
+def _verb(
+    verbs: argparse._SubParsersAction[argparse.ArgumentParser],
+    common: argparse.ArgumentParser,
+    name: str,
+    what: str,
+    description: str,
+    example: str,
+) -> argparse.ArgumentParser:
+    return verbs.add_parser(
+        name, parents=[common], help=what, description=description, epilog=f"example: mailrelayd {example}"
+    )
 
 
 def list_requests(arguments: argparse.Namespace) -> int:

@@ -15,8 +15,8 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser], comm
         "status",
         parents=[common],
         help="how the daemon, the route and the queue are",
-        description="One line each: the daemon, the way to the smarthost, the queue, the mailboxes and approvals, and "
-        "what the pickup refused.",
+        description="One line each: the daemon, the way to the smarthost, the queue, the mailboxes,\n"
+        "approvals, and what the pickup refused.",
         epilog="examples:\n  mailrelayd status\n  mailrelayd status --json | jq .queue.waiting\n\n"
         "Without a daemon: what stands in the spool. `mailrelayd queue` lists the messages themselves.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
