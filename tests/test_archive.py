@@ -199,7 +199,9 @@ def test_a_second_request_under_the_same_id_supersedes_the_first(registry: Regis
     assert first.state(NOW) is State.SUPERSEDED
     assert first.superseded_by == second.queue_id
     third = replace(REQUEST, queue_id="2gk4zzzzzzcccccc", copies=(Copy("boss@example.com", 4),))
-    registry.update(replace(second, decided={"boss@example.com": Decided("approved", "x", NOW)}))
+    registry.change(
+        second.queue_id, lambda one: replace(one, decided={"boss@example.com": Decided("approved", "x", NOW)})
+    )
     assert registry.open(third) == []
 
 
@@ -207,7 +209,7 @@ def test_what_changes_is_on_disk(registry: Registry, tmp_path: Path) -> None:
     """A new word replaces the old one, in memory and in the file."""
     registry.open(REQUEST)
     decided = replace(REQUEST, decided={"boss@example.com": Decided("approved", "x", NOW)})
-    registry.update(decided)
+    registry.change(decided.queue_id, lambda one: decided)
     again = Registry(tmp_path, Heard())
     try:
         assert again.of_copy(1) == registry.of_copy(1) == decided

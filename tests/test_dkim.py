@@ -490,7 +490,7 @@ async def test_an_answer_is_left_until_its_key_can_be_had(world: World) -> None:
 
     world.desk.terms = replace(world.desk.terms, check=sender_check(lookup))
     mail = sign()
-    world.registry.update(replace(REQUEST, expires_at=START + 3600.0))
+    world.registry.change(REQUEST.queue_id, lambda one: replace(one, expires_at=START + 3600.0))
     world.clock.advance(4000.0)
     with pytest.raises(OSError, match="timed out"):
         await world.read(mail)

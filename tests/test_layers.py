@@ -15,7 +15,7 @@ _PURE = {  # package -> modules
     "approvals": "authres bodies bounces charsets clients cms document htmlmarks htmltext judge kinds lexicon listing "
     "memory mime newtext quotation reading receipts reminders request token tokens values verdict vocabulary words",
     "config": "lines units",
-    "inbound": "answers names values wire",
+    "inbound": "answers backlog names protocols values wire",
     "outbound": "addresses answers asking attach barenames copies delivery dsn envelope guard handin headers marking "
     "pace pipeline queueid record submission values waiting wire",
 }

@@ -46,6 +46,10 @@ class Desk:
     errors: list[OSError] = field(default_factory=list)
     told: list[dict[str, str]] = field(default_factory=list)
     copies: list[tuple[str, ...]] = field(default_factory=list)  # that it was told of
+    closed: set[str] = field(default_factory=set)  # whose requests are over
+
+    def is_closed(self, copy: ApprovalCopy) -> bool:
+        return copy.recipient in self.closed
 
     async def settled(self, message: QueuedMessage, progress: Progress) -> None:
         if self.errors:
@@ -314,3 +318,18 @@ def test_owed_is_one_approver_or_everybody_else() -> None:
     assert progress.history[-1].text == f"one@x: {EXPIRED}"
     nobody = replace(message, copies=(ApprovalCopy("stranger@x", "t", 0.0),))
     assert delivery.owed(nobody, 10.0, 99) == TO
+
+
+async def test_a_copy_is_not_sent_once_its_request_was_cancelled_or_superseded() -> None:
+    """It waits for the smarthost, and meanwhile nobody may answer it any more; the others get theirs."""
+    async with asking(Script({"RCPT": ["450 4.2.1 later"] + ["250 ok"] * 9})) as (bench, server, desk):
+        queue_id = ask(bench, "one@x", "two@x", to=("one@x", "two@x"))
+        bench.begin()
+        await bench.quiet()
+        assert bench.status(queue_id) == {"one@x": "deferred", "two@x": "sent"}
+        desk.closed = {"one@x", "two@x"}
+        await bench.pass_time(60)
+        await bench.over()
+        assert bench.status(queue_id) == {"one@x": "failed", "two@x": "sent"}
+        assert [tokens(body) for body in server.bodies if body] == [{token(2)}]
+        assert desk.told[-1] == {"one@x": "expired", "two@x": "sent"}

@@ -133,7 +133,7 @@ async def test_missed_reminders_are_made_up_for_by_one(world: Reminding) -> None
 async def test_time_runs_from_when_the_copy_was_sent(world: Reminding) -> None:
     """Who got theirs a day later is reminded a day later; who got none is not."""
     late = {CFO: START + DAY}
-    world.registry.update(replace(LONG, sent=late))
+    world.registry.change(LONG.queue_id, lambda one: replace(one, sent=late))
     assert await world.at(2.5) == 0
     assert await world.at(3.1) == 1
     assert world.sent[0][1].recipients == (CFO,)
@@ -173,15 +173,15 @@ async def test_a_crash_may_repeat_a_reminder_and_never_loses_one(
     with pytest.raises(OSError, match="No space"):
         await world.house()
     world.full = False
-    real = world.registry.update
+    real = world.registry.change
 
-    def full(request: object) -> None:
+    def full(queue_id: str, edit: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(world.registry, "update", full)
+    monkeypatch.setattr(world.registry, "change", full)
     with pytest.raises(OSError, match="No space"):
         await world.house()
-    monkeypatch.setattr(world.registry, "update", real)
+    monkeypatch.setattr(world.registry, "change", real)
     await world.house()
     await world.house()
     assert len(world.sent) == 2

@@ -18,7 +18,7 @@ from mailrelayd.approvals import dkim, opening, token
 from mailrelayd.approvals.archive import Archive
 from mailrelayd.approvals.desk import Desk
 from mailrelayd.approvals.opening import Opening
-from mailrelayd.approvals.outbox import Outbox
+from mailrelayd.approvals.outbox import Outbox, park
 from mailrelayd.approvals.registry import Registry, Report
 from mailrelayd.approvals.sender import SenderCheck
 from mailrelayd.approvals.sinks import CommandSink, DirectorySink, Sink, WebhookSink
@@ -83,9 +83,20 @@ class Office:
     """Everything about approvals that one configuration decides."""
 
     def __init__(
-        self, settings: Settings, approvals: Approvals, node: str, records: Records, clock: Clock, send: desks.Send
+        self,
+        settings: Settings,
+        approvals: Approvals,
+        node: str,
+        records: Records,
+        clock: Clock,
+        send: desks.Send,
+        may_expire: Callable[[], bool],
+        is_queued: Callable[[str], Awaitable[bool]],
     ) -> None:
-        """Raises OSError where a sink's folder cannot be made."""
+        """`may_expire`: whether the wall clock can be trusted; `is_queued`: whether a message waits.
+
+        Raises OSError where a sink's folder cannot be made.
+        """
         self._clock = clock
         self._settings = settings
         state = settings.state.directory
@@ -101,6 +112,9 @@ class Office:
             self.outboxes,
             clock,
             send,
+            may_expire,
+            lambda name, decision_id, stored: park(state, name, decision_id, stored),
+            is_queued,
         )
         self.opening = Opening(
             opening.Terms(node, lambda: keys()[0], settings.decisions, approvals.expire, bool(approvals.remind)),

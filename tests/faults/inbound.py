@@ -14,6 +14,7 @@ import os
 import pwd
 import random
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -78,12 +79,17 @@ approvers = ["*@dest.test"]
 
 
 class Tested(Daemon):
-    """The daemon, or one with a known bug; every end of it is remembered."""
+    """The daemon, or one with a known bug, and perhaps with strace between it and the disk."""
 
     start_with: Sequence[str] = DAEMON
+    inject = ""  # strace's expression; {life} in it becomes the number of the start
 
     def _popen(self, arguments: Sequence[str], **streams: Any) -> subprocess.Popen[bytes]:
         command = [sys.executable, *self.start_with, "--config", str(self.configuration), *arguments]
+        if self.inject:
+            inject = self.inject.replace("{life}", str(self._runs))
+            trace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={inject.partition(':')[0]}"]
+            command = [*trace, "-e", f"inject={inject}", *command]
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, **streams}
         options = {"cwd": "/", "env": self._environment, "start_new_session": True, **account().switch}
         return subprocess.Popen(command, **options, **streams)
@@ -99,6 +105,7 @@ class Campaign:
     between: tuple[float, float] = (0.05, 1.2)  # seconds that a life lasts from being ready
     bug: str = ""  # of inbound_seeded
     seed: int = 0
+    inject: str = ""  # for strace until the last kill, as in "fsync:signal=KILL:when={life}"
     deadline: float = 120.0  # seconds for everything to be told after the last kill
     more: str = ""  # lines of [inbound.answers]
 
@@ -121,7 +128,7 @@ class Campaign:
             decisions = self.directory / "state" / "decisions" / "folder"
             sinks = ending.enter_context(Sinks(self.directory / "sinks", decisions, self.seed))
             config = self._config(smtp.port, mailbox.tls_port, user, certificates.ca, sinks)
-            daemon = Tested(self.directory / "run", config, {"PYTHONPATH": str(_ROOT)})
+            daemon = Tested(self.directory / "run", config, {"PYTHONPATH": f"{_ROOT}:{_ROOT / 'src'}"})
             if self.bug:
                 daemon.start_with = ("-m", "tests.faults.inbound_seeded", self.bug)
             daemon.start().wait_ready()
@@ -133,7 +140,8 @@ class Campaign:
             replies = [_reply(request, copy, chance) for request, copy in copies]
             crashes = self._storm(daemon, mailbox, user, replies, others, chance)
             sinks.heal()
-            stuck = int(daemon.stop(30) == _KILLED)
+            stuck = int(daemon.stop(30) == _KILLED and not self.inject)
+            daemon.inject = ""
             daemon.start().wait_ready()
             self._settle(mailbox, user, len(others))
             stuck += daemon.stop(30) == _KILLED
@@ -173,9 +181,12 @@ class Campaign:
             hidden.rename(pickup / f"{number}.eml")
         wanted = -(-self.replies // _APPROVERS) * _APPROVERS
         journal = smtp.directory / "journal.jsonl"
-        wait_until(
-            lambda: journal.exists() and journal.read_bytes().count(b'"event": "accept"') >= wanted, 60, daemon.log
-        )
+
+        def over() -> bool:
+            arrived = journal.read_bytes().count(b'"event": "accept"') if journal.exists() else 0
+            return arrived >= wanted or not daemon.running
+
+        wait_until(over, 60, daemon.log)
         arrived = [email.message_from_bytes(arrival.data) for arrival in smtp.arrivals()]
         copies = []
         for copy, arrival in zip(arrived, smtp.arrivals(), strict=True):
@@ -185,7 +196,7 @@ class Campaign:
 
     def _storm(
         self,
-        daemon: Daemon,
+        daemon: Tested,
         mailbox: MailboxServer,
         user: User,
         replies: Sequence[Reply],
@@ -200,20 +211,41 @@ class Campaign:
         pace = self.kills * (sum(self.between) / 2 + 1.2) / len(mails)  # a life, and the start before it
         filing = threading.Thread(target=self._file, args=(mailbox, user, mails, pace))
         filing.start()
-        crashes = 0
+        crashes, config = 0, daemon.configuration.read_text()
         archive = self.directory / "state" / "archive" / "in"
         for _ in range(self.kills):
-            daemon.wait_ready()
-            time.sleep(chance.uniform(*self.between))
+            if self._is_ready(daemon):
+                time.sleep(chance.uniform(*self.between))
+            if not self.inject and chance.random() < 0.3:  # everything is ended and begun anew without a new process
+                interval = f'poll_interval = "{chance.randint(1000, 2000)}ms"'
+                daemon.configure(re.sub("poll_interval = .*", interval, config))
+                daemon.signal(signal.SIGHUP)
+                time.sleep(chance.uniform(*self.between))
             if chance.random() < 0.6:  # in the middle of something, as far as can be seen from outside
                 _change(archive, 1.0)
                 time.sleep(chance.uniform(0.0, 0.03))
-            crashes += not daemon.running
+            crashes += not self._may_have_ended(daemon)
             daemon.kill9()
+            daemon.inject = self.inject
             daemon.start()
-        daemon.wait_ready()
+        self._is_ready(daemon)
         filing.join()
         return crashes
+
+    def _is_ready(self, daemon: Tested) -> bool:
+        """Wait for it. Only where strace is at work it may end before."""
+        try:
+            daemon.wait_ready(30)
+        except RuntimeError:
+            if not self.inject:
+                raise
+        return daemon.running
+
+    def _may_have_ended(self, daemon: Tested) -> bool:
+        """Whether it runs, or was killed by strace, or found that the disk is bad."""
+        assert daemon.process is not None
+        code = daemon.process.poll()
+        return code is None or (bool(self.inject) and code in (_KILLED, os.EX_CANTCREAT, os.EX_TEMPFAIL))
 
     def _file(self, mailbox: MailboxServer, user: User, mails: Sequence[Stored], pace: float) -> None:
         for mail in mails:
@@ -311,6 +343,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--between", type=float, nargs=2, default=Campaign.between, metavar="SECONDS", help="of a life")
     parser.add_argument("--bug", default="", help="run the daemon with this bug, see inbound_seeded")
+    parser.add_argument("--inject", default="", help='for strace, as in "fsync:signal=KILL:when={life}"')
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--deadline", type=float, default=120.0)
     options = parser.parse_args(argv)
@@ -324,6 +357,7 @@ def main(argv: Sequence[str]) -> int:
             tuple(options.between),
             options.bug,
             options.seed,
+            options.inject,
             options.deadline,
         )
         began = time.monotonic()

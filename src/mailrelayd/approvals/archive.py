@@ -75,8 +75,9 @@ class Archive:
         self._quarantine.sweep()
         self._days: dict[str, str] = {}  # ID -> YYYYMMDD
         for day in sorted(name for name in self._in.names() if len(name) == 8 and name.isdigit()):
-            for path in (self._path / day).iterdir():
-                self._days[path.name] = day
+            with suppress(NotADirectoryError):  # somebody's file
+                for path in (self._path / day).iterdir():
+                    self._days[path.name] = day
 
     def close(self) -> None:
         """Give the descriptors back."""
@@ -117,9 +118,28 @@ class Archive:
             folder.close()
         self._days[decision_id] = day
 
-    def set_aside(self, name: str, draft: Draft) -> None:
-        """Keep a mail in quarantine/NAME.eml; on disk when it returns. Raises OSError."""
+    def keep_also(self, decision_id: str, draft: Draft) -> None:
+        """Another mail under a decision that is kept: the same words, but not byte for byte. Raises OSError.
+
+        Beside the first, as message-SHA256.eml: no mail is removed that is not here.
+        """
         draft.finish()
+        folder = durable.Folder(self._path / self._days[decision_id] / decision_id)
+        try:
+            name = f"message-{draft.sha256}.eml"
+            if folder.stat(name) is None and _sha256_in(folder, _MESSAGE) != draft.sha256:
+                self._in.move(draft.name, folder, name)
+        finally:
+            folder.close()
+
+    def set_aside(self, name: str, draft: Draft) -> None:
+        """Keep a mail in quarantine/NAME.eml; on disk when it returns. Raises OSError.
+
+        Another one of this name stays: they are told apart by their SHA-256.
+        """
+        draft.finish()
+        there = _sha256_in(self._quarantine, f"{name}.eml")
+        name = name if there in ("", draft.sha256) else f"{name}-{draft.sha256}"
         self._in.move(draft.name, self._quarantine, f"{name}.eml")
 
     def documents(self, *, days: int | None = None) -> Iterator[bytes]:
@@ -138,7 +158,8 @@ class Archive:
             folder = durable.Folder(self._path / day / decision_id)
             try:
                 # The document last: without it the mail would be read again, if it were still in its mailbox.
-                folder.remove(_MESSAGE, sync=False)
+                for name in [name for name in folder.names() if name.startswith("message")]:
+                    folder.remove(name, sync=False)
                 folder.remove(_DOCUMENT)
             finally:
                 folder.close()
@@ -155,6 +176,15 @@ class Archive:
                 self._quarantine.remove(name, sync=False)
                 swept += 1
         return swept
+
+
+def _sha256_in(folder: durable.Folder, name: str) -> str:
+    """Of a file there, hexadecimal; "" where there is none. Raises OSError."""
+    with suppress(FileNotFoundError):
+        descriptor = folder.open(name)
+        with os.fdopen(descriptor, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    return ""
 
 
 def stored_documents(state: Path) -> Iterator[bytes]:

@@ -110,6 +110,8 @@ class _Reader:
         text, more = self.text(part)
         if part.media == "text/html":
             rendered = render(text)
+            if rendered.veiled:
+                self.uncertain.append("a style sheet hides text in a way that is not followed")
             return Body(rendered.lines, more or rendered.cut)
         lines = text.replace("\0", "").splitlines()
         if part.parameters.get("format", "").lower() == "flowed":

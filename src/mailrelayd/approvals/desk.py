@@ -11,14 +11,14 @@ import asyncio
 import hashlib
 import json
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from mailrelayd.approvals import bounces, document, receipts, reminders, token
 from mailrelayd.approvals.archive import Archive, Draft
 from mailrelayd.approvals.bounces import Bounce
-from mailrelayd.approvals.judge import TOLD, Found, Judgement, Outcome, Sender, judge
+from mailrelayd.approvals.judge import FINAL, TOLD, Found, Judgement, Outcome, Sender, judge
 from mailrelayd.approvals.memory import Memory
 from mailrelayd.approvals.mime import Unreadable, parse
 from mailrelayd.approvals.outbox import Outbox
@@ -85,8 +85,15 @@ class Desk:
         outboxes: Sequence[Outbox],
         clock: Clock,
         send: Send | None = None,
+        may_expire: Callable[[], bool] = lambda: True,
+        park: Callable[[str, str, bytes], None] | None = None,
+        is_queued: Callable[[str], Awaitable[bool]] | None = None,
     ) -> None:
-        """`send`: for receipts and reminders; None: there are none."""
+        """`send`: for receipts and reminders; None: there are none. `may_expire`: whether the clock can be trusted.
+
+        `park` (sink, decision id, document) keeps what is for a sink that the configuration no longer has.
+        `is_queued`: whether the message of this id is still to be sent.
+        """
         self.terms = terms
         self.registry = registry
         self._archive = archive
@@ -97,6 +104,9 @@ class Desk:
         self._unread: dict[str, float] = {}  # account -> when a mail could last not be read, which will come again
         self._started = clock.now()
         self._send = send
+        self._may_expire = may_expire
+        self._park = park
+        self._is_queued = is_queued
         self._owed: deque[_Owed] = deque(maxlen=MOST_OWED)
         self._drafts = 0
         self.wake_pollers: Callable[[], None] = lambda: None
@@ -106,38 +116,35 @@ class Desk:
     # -- the start ---------------------------------------------------------------------------------------------
 
     async def open_up(self) -> None:
-        """Derive the registry's word from the archive, as far as a crash kept them apart. Raises OSError."""
-        await asyncio.to_thread(self._derive)
+        """Derive the registry's word from the archive, as far as a crash kept them apart. Raises OSError.
 
-    def _derive(self) -> None:
-        for text in self._archive.documents(days=2):
-            try:
-                outcome, event = document.outcome_of(text)
-                self._note(outcome, event)
-            except ValueError:
-                continue
-        for request in self.registry:
-            self.registry.supersede(request.request_id)
+        What the registry has not heard of the sinks may not have heard of either: no mail need bring it again.
+        """
+        for stored, request, decision in await asyncio.to_thread(self._missed):
+            await self._hand_on(stored, request)
+            await self._note_down(request, decision)
 
-    def _note(self, outcome: Outcome, event: dict[str, Any]) -> None:
-        data = event["data"]
-        request = self.registry.get(data["original"]["queue_id"]) if data["original"] else None
-        who = data["decided_by"]["on_behalf_of"] or data["decided_by"]["address"]
-        if request is not None and who:
-            self._decide(request, who, outcome, event["id"], self._clock.now())
+    def _missed(self) -> list[tuple[bytes, Request, _Decision]]:
+        """Documents of which the registry does not know: each with its request, and what it means for that."""
+        for one in self.registry:
+            self.registry.supersede(one.request_id)
+        missed = []
+        for stored in self._archive.documents(days=2):
+            outcome, request, decision = self._said(stored)
+            if outcome in TOLD and request is not None and decision(request) != request:
+                missed.append((stored, request, decision))
+        return missed
 
-    def _decide(self, request: Request, approver: str, outcome: Outcome, decision_id: str, at: float) -> Request:
-        """Write down what counts for an approver from now on, if this outcome does."""
-        lasting = (Outcome.APPROVED, Outcome.REJECTED, Outcome.UNDELIVERABLE, Outcome.EXPIRED, Outcome.CANCELLED)
-        known = next((copy.approver for copy in request.copies if same(copy.approver, approver)), None)
-        before = request.decided.get(known or "")
-        person = before is not None and before.outcome in (Outcome.APPROVED, Outcome.REJECTED)
-        if known is None or outcome not in lasting or person or (before and before.outcome == outcome):
-            return request
-        decided = {**request.decided, known: Decided(outcome.value, decision_id, at)}
-        changed = replace(request, decided=decided)
-        self.registry.update(changed)
-        return changed
+    def _said(self, stored: bytes) -> tuple[Outcome | None, Request | None, _Decision]:
+        """What a stored document means, and for which request; (None, None, ...) for one that is damaged."""
+        try:
+            outcome, event = document.outcome_of(stored)
+            data = event["data"]
+            request = self.registry.get(data["original"]["queue_id"]) if data["original"] else None
+            who = data["decided_by"]["on_behalf_of"] or data["decided_by"]["address"] or ""
+            return outcome, request, _Decision(str(who), outcome, str(event["id"]), document.recorded_at(stored))
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return None, None, _Decision("", Outcome.IGNORED, "", 0.0)
 
     # -- reading mail ------------------------------------------------------------------------------------------
 
@@ -232,12 +239,22 @@ class Desk:
         if judgement.request is None:
             return await self._unmatched(arrived, draft, judgement, decision_id, read)
         stored = await asyncio.to_thread(self._archive.find, decision_id)
+        if stored is not None and judgement.outcome is not Outcome.UNTRUSTED and _is_of_another(stored, draft.sha256):
+            # Who is not trusted must not silence who is, by a mail under the same Message-ID that came first.
+            decision_id = document.decision_id(token_text, "", draft.sha256, new_text)
+            stored = await asyncio.to_thread(self._archive.find, decision_id)
         new = stored is None
         if stored is None:
             stored = await self._keep(arrived, draft, judgement, decision_id, read)
-        else:  # the last time may have ended between the archive and the registry
-            await asyncio.to_thread(self._note, *document.outcome_of(stored))
-        await self._hand_on(stored, judgement.request)
+        else:
+            await asyncio.to_thread(self._archive.keep_also, decision_id, draft)
+        # The registry's file last: what it does not know the next start tells the sinks. But nobody may decide twice
+        # meanwhile, so memory knows it first. And the last time may have ended anywhere in between.
+        _, request, decision = self._said(stored)
+        request = request or judgement.request
+        self.registry.note(request.queue_id, decision)
+        await self._hand_on(stored, request)
+        await self._note_down(request, decision)
         if new and self._send and receipts.wanted(self.terms.receipts, judgement, read.reading, read.sender):
             self._owed.append(_Owed(judgement, read.sender, decision_id, read.message_id))
         return Disposition(Action.REMOVE, decision_id, document.recorded_at(stored), new)
@@ -256,6 +273,7 @@ class Desk:
         else:
             stored = await asyncio.to_thread(self._archive.find, decision_id)
             if stored is not None:
+                await asyncio.to_thread(self._archive.keep_also, decision_id, draft)
                 return Disposition(Action.REMOVE, decision_id, document.recorded_at(stored), new=False)
             await self._keep(arrived, draft, judgement, decision_id, read)
         return Disposition(Action.REMOVE, decision_id, now)
@@ -278,23 +296,16 @@ class Desk:
             judgement, id=decision_id, node=self.terms.node, at=now, sender=read.sender, mail=mail, archive=place
         )
         await asyncio.to_thread(self._archive.keep, place, text, draft)
-        await self._recorded(judgement, decision_id, now)
+        _say_recorded(judgement, decision_id)
         return text
 
-    async def _recorded(self, judgement: Judgement, decision_id: str, now: float) -> None:
-        request, copy = judgement.request, judgement.copy
-        if request is None or copy is None or judgement.outcome not in TOLD:
+    async def _note_down(self, request: Request, decision: _Decision) -> None:
+        """Write down what counts for an approver from now on. Raises OSError."""
+        changed = await asyncio.to_thread(self.registry.change, request.queue_id, decision)
+        if changed is None:
             return
-        events.decision_recorded(
-            decision_id=decision_id,
-            request_id=request.request_id,
-            status=judgement.outcome.value,
-            reason=judgement.reason,
-            by=judgement.decided_by or copy.approver,
-        )
-        before = self.registry.get(request.queue_id) or request
-        changed = await asyncio.to_thread(self._decide, before, copy.approver, judgement.outcome, decision_id, now)
-        if changed.state(now) is State.DECIDED and before.state(now) is not State.DECIDED:
+        before, after = (one.state(self._clock.now()) for one in (request, changed[1]))
+        if after is State.DECIDED and before is not State.DECIDED:
             events.request_closed(queue_id=request.queue_id, request_id=request.request_id, status="decided")
 
     # -- handing on --------------------------------------------------------------------------------------------
@@ -311,6 +322,9 @@ class Desk:
         if outcome not in TOLD:
             return
         decision_id = str(event["id"])
+        for name in request.sinks:
+            if name not in self._outboxes and self._park is not None:
+                await asyncio.to_thread(self._park, name, decision_id, stored)
         for name in self._sinks_of(request):
             await asyncio.to_thread(self._outboxes[name].put, decision_id, stored)
             self._outboxes[name].offer(decision_id)
@@ -344,8 +358,12 @@ class Desk:
         now = self._clock.now()
         read_until = min((self._polled.get(account, 0.0) for account in accounts), default=0.0)
         for request in list(self.registry):
-            if request.state(now) is State.EXPIRED and not request.expired_at and request.expires_at < read_until:
+            over = request.state(now) is State.EXPIRED and request.expires_at < read_until and self._may_expire()
+            if request.cancelled_at and request.owed():  # a crash, or a full disk, came in between
+                await self.cancel(request)
+            elif (request.expired_at and request.owed()) or (over and not request.expired_at):
                 await self.close(request, Outcome.EXPIRED, "no-answer")
+            await self._miss(request)
         # Not where answers are read: a spool without room must not keep anybody from reading on.
         while self._owed:
             await self._send_receipt(self._owed.popleft())
@@ -355,6 +373,19 @@ class Desk:
             kept = self.registry.get(queue_id)
             if kept is None or kept.state(now) is not State.OPEN or kept.reminded >= len(self.terms.remind):
                 await asyncio.to_thread(self.registry.drop_original, queue_id)
+
+    async def _miss(self, request: Request) -> None:
+        """Tell of copies that were not sent and never will be: their message was taken out of the queue."""
+        if self._is_queued is None or request.state(self._clock.now()) is not State.OPEN:
+            return
+        if any(copy.approver not in request.sent for copy in request.owed()):
+            if await self._is_queued(request.queue_id):
+                return
+            async with self._one_by_one:  # what was sent was noted before it left the queue
+                current = self.registry.get(request.queue_id) or request
+                for copy in current.owed():
+                    if copy.approver not in current.sent:
+                        await self.tell(current, copy, Outcome.UNDELIVERABLE, "withdrawn")
 
     async def _send_receipt(self, owed: _Owed) -> None:
         """Tell somebody what became of their answer, at most once a day. Raises OSError.
@@ -367,9 +398,12 @@ class Desk:
         async with self._one_by_one:
             current = self.registry.get(request.queue_id)
             told = receipts.noted(current, owed.sender.address, now) if current is not None else None
-            if current is None or told is None:
+            if told is None:
                 return
-            await asyncio.to_thread(self.registry.update, replace(current, receipts=told))
+            receipts_sent = dict(told)
+            await asyncio.to_thread(
+                self.registry.change, request.queue_id, lambda one: replace(one, receipts=receipts_sent)
+            )
         data = receipts.receipt(
             owed.judgement, owed.sender, self._asking, id=owed.decision_id, answered=owed.message_id, now=now
         )
@@ -392,9 +426,7 @@ class Desk:
             envelope = Envelope(request.sender, tuple(copy.recipient for copy in copies))
             await self._queue(data, envelope, reminders.RULE, request, copies)
         events.request_reminded(queue_id=request.queue_id, request_id=request.request_id, copies=len(copies))
-        async with self._one_by_one:
-            current = self.registry.get(request.queue_id) or request
-            await asyncio.to_thread(self.registry.update, replace(current, reminded=count))
+        await asyncio.to_thread(self.registry.change, request.queue_id, lambda one: replace(one, reminded=count))
 
     async def _queue(
         self, data: bytes, envelope: Envelope, rule: str, about: Request, copies: tuple[ApprovalCopy, ...] = ()
@@ -418,24 +450,30 @@ class Desk:
         terms = self.terms
         return Asking(terms.node, terms.reply_address, terms.separator, terms.subaddressing, terms.subject_tag)
 
-    async def cancel(self, request: Request, by: str) -> None:
+    async def cancel(self, request: Request, by: str | None = None) -> None:
         """Close an open request; answers to it are `cancelled` from now on. Raises OSError."""
         await self.close(request, Outcome.CANCELLED, "cancelled-by-operator", by)
 
     async def close(self, request: Request, outcome: Outcome, reason: str, by: str | None = None) -> None:
-        """Tell for everybody who has not answered what became of it, then write the end down. Raises OSError."""
+        """Write the end down, then tell for everybody who has not answered what became of it. Raises OSError.
+
+        From the first moment on no answer counts any more; what is not told yet, `keep_house` tells later.
+        """
         now = self._clock.now()
+
+        def end(one: Request) -> Request:
+            if outcome is Outcome.CANCELLED:
+                return replace(one, cancelled_at=one.cancelled_at or now)
+            return replace(one, expired_at=one.expired_at or now)
+
         async with self._one_by_one:
-            for copy in (self.registry.get(request.queue_id) or request).owed():
+            changed = await asyncio.to_thread(self.registry.change, request.queue_id, end)
+            for copy in changed[1].owed() if changed is not None else ():
                 await self.tell(request, copy, outcome, reason)
-            current = self.registry.get(request.queue_id) or request
-            cancelled = outcome is Outcome.CANCELLED
-            ended = replace(current, cancelled_at=now) if cancelled else replace(current, expired_at=now)
-            await asyncio.to_thread(self.registry.update, ended)
         events.request_closed(queue_id=request.queue_id, request_id=request.request_id, status=outcome.value, by=by)
 
     async def tell(self, request: Request, copy: Copy, outcome: Outcome, reason: str) -> None:
-        """An outcome that no mail carried: archived, noted, handed on. Raises OSError."""
+        """An outcome that no mail carried: archived, handed on, noted. Raises OSError."""
         now = self._clock.now()
         decision_id = document.event_id(request, copy, outcome.value)
         judgement = Judgement(outcome, reason, request, copy)
@@ -446,8 +484,15 @@ class Desk:
             )
             place = self._archive.place(decision_id, now)
             await asyncio.to_thread(self._archive.keep, place, stored, None)
-        await self._recorded(judgement, decision_id, now)
+            _say_recorded(judgement, decision_id)
         await self._hand_on(stored, request)
+        await self._note_down(request, _Decision(copy.approver, outcome, decision_id, now))
+
+    def is_closed(self, copy: ApprovalCopy) -> bool:
+        """Whether its request was cancelled or superseded: an answer to it would not count."""
+        made = token.parse(copy.token)
+        request = self.registry.of_copy(made.copy) if made is not None else None
+        return request is not None and bool(request.cancelled_at or request.superseded_by)
 
     async def settled(self, message: QueuedMessage, progress: Progress) -> None:
         """Some copies were sent or given up: note when, and tell that who did not get theirs cannot answer."""
@@ -460,10 +505,9 @@ class Desk:
                 if record is None or request is None or copy is None:
                     continue
                 if record.status is Status.SENT and copy.approver not in request.sent:
-                    sent = {**request.sent, copy.approver: record.at}
-                    await asyncio.to_thread(self.registry.update, replace(request, sent=sent))
+                    await asyncio.to_thread(self.registry.change, request.queue_id, _sent(copy.approver, record.at))
                 # Its time was up before it could be sent: that is told with all others who did not answer.
-                over = record.reason == "expired" and request.state(self._clock.now()) is State.EXPIRED
+                over = record.reason == "expired" and request.state(self._clock.now()) is not State.OPEN
                 if record.status is Status.FAILED and copy.approver not in request.decided and not over:
                     await self.tell(request, copy, Outcome.UNDELIVERABLE, record.reason or "rejected")
 
@@ -484,6 +528,50 @@ class _Read:
     message_id: str
     headers: Mapping[str, str]  # name in lower case -> first content
     bounce: Bounce | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Decision:
+    """What an outcome means for a request: an edit of its entry. Only some outcomes last; a person's lasts longest."""
+
+    approver: str
+    outcome: Outcome
+    decision_id: str
+    at: float
+
+    def __call__(self, request: Request) -> Request:
+        lasting = (Outcome.APPROVED, Outcome.REJECTED, Outcome.UNDELIVERABLE, Outcome.EXPIRED, Outcome.CANCELLED)
+        known = next((copy.approver for copy in request.copies if same(copy.approver, self.approver)), None)
+        before = request.decided.get(known or "")
+        if known is None or self.outcome not in lasting:
+            return request
+        if before is not None and (before.outcome in FINAL or self.outcome not in FINAL):
+            return request
+        decided = {**request.decided, known: Decided(self.outcome.value, self.decision_id, self.at)}
+        return replace(request, decided=decided)
+
+
+def _is_of_another(stored: bytes, sha256: str) -> bool:
+    """Whether a document says `untrusted`, and that of a mail with other bytes."""
+    outcome, event = document.outcome_of(stored)
+    message = event["data"]["message"]
+    return outcome is Outcome.UNTRUSTED and message is not None and message["sha256"] != sha256
+
+
+def _sent(approver: str, at: float) -> Callable[[Request], Request]:
+    return lambda request: replace(request, sent={**request.sent, approver: at})
+
+
+def _say_recorded(judgement: Judgement, decision_id: str) -> None:
+    request, copy = judgement.request, judgement.copy
+    if request is not None and copy is not None and judgement.outcome in TOLD:
+        events.decision_recorded(
+            decision_id=decision_id,
+            request_id=request.request_id,
+            status=judgement.outcome.value,
+            reason=judgement.reason,
+            by=judgement.decided_by or copy.approver,
+        )
 
 
 @dataclass(frozen=True, slots=True)

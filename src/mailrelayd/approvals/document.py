@@ -49,7 +49,8 @@ def document(
 ) -> bytes:
     """The document about one mail, or about an outcome that none carried. `at`: now, seconds since the epoch."""
     request, copy = judgement.request, judgement.copy
-    answered = judgement.decided_by or (copy.approver if copy and mail is None else "")
+    told_of = copy is not None and (mail is None or judgement.outcome is Outcome.UNDELIVERABLE)
+    answered = judgement.decided_by or (copy.approver if copy is not None and told_of else "")
     data: dict[str, Any] = {
         "decision": judgement.outcome.value,
         "reason": judgement.reason,

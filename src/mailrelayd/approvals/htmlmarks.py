@@ -78,6 +78,12 @@ _ATTRIBUTE = re.compile(r"([a-zA-Z-]{1,30})[ \t\n\r]*=[ \t\n\r]*(?:\"([^\"]*)\"|
 _BARE_HIDDEN = re.compile(r"\shidden(?=[\s/>=]|$)", re.IGNORECASE)
 _LONG_NUMBER = re.compile(r"&#(?:\d{8,}|[xX][0-9a-fA-F]{8,});?")
 _STYLE_NAME = re.compile(r"([.#][a-z_-][\w-]*)$")
+_STYLE_ATTRIBUTE = re.compile(r"\[(class|id)~?=[\"']?([\w-]+)[\"']?\]$")
+_STYLE_ELEMENT = re.compile(r"[a-z][a-z0-9]*$")
+_STYLE_TEXTLESS = re.compile(
+    r"(?:^|[\s>+~])(?:img|hr|br|input|area|col|style|script|title|head)(?:[\[:][^\s>+~]*)?$|^$"
+)
+UNCLEAR_SELECTOR = "*"
 # The marks that clients put around the author's signature, and around the mail that is answered.
 _SIGNATURE = re.compile(
     r"\b(?:x_)*(?:gmail_signature|moz-signature|ms-outlook-mobile-signature|ymail_android_signature"
@@ -114,11 +120,15 @@ class Element:
     preformatted: bool = False
     background: bool = False  # not white, so that white text is seen
     older: bool = False  # the client says that the older mail begins here
+    names: frozenset[str] = frozenset()  # by which a style sheet can mean it
 
 
 def element(name: str, rest: str, hidden: set[str], *, background: bool) -> Element:
     """The element of a start tag. `rest`: what stands behind its name; `hidden`: what a style sheet hides."""
-    found = Element(name, name in UNSEEN, name == "blockquote", name in _STRUCK, name == "pre", background)
+    found = Element(
+        name, name in UNSEEN or name in hidden, name == "blockquote", name in _STRUCK, name == "pre", background
+    )
+    found.names = frozenset((name,))
     rest = rest[:MAX_ATTRIBUTES]
     if _BARE_HIDDEN.search(_ATTRIBUTE.sub(" ", rest) if "=" in rest else rest):
         found.dropped = True
@@ -140,6 +150,7 @@ def element(name: str, rest: str, hidden: set[str], *, background: bool) -> Elem
     names = {f"#{one}" for one in attributes.get("id", "").split()}
     names |= {f".{one}" for one in attributes.get("class", "").split()}
     if names:
+        found.names = frozenset((name, *names))
         joined = " ".join(sorted(names))
         found.dropped |= not hidden.isdisjoint(names) or bool(_SIGNATURE.search(joined))
         found.quoted |= bool(_QUOTED.search(joined))
@@ -159,7 +170,10 @@ def _apply_style(found: Element, style: str) -> None:
 
 
 def hidden_names(sheet: str) -> Iterator[str]:
-    """The classes (".x") and ids ("#x") that a style sheet hides, under whatever condition."""
+    """The classes (".x"), ids ("#x") and elements ("x") that a style sheet hides, under whatever condition.
+
+    UNCLEAR_SELECTOR stands for what cannot be told from the element alone.
+    """
     text = _without_comments(sheet[: 64 * 1024].replace("<!--", " ").replace("-->", " ")).lower()
     for rule in text.split("}", MAX_STYLE_RULES)[:MAX_STYLE_RULES]:
         selectors, _, declarations = rule.rpartition("{")
@@ -167,6 +181,12 @@ def hidden_names(sheet: str) -> Iterator[str]:
             for selector in selectors.rpartition("{")[2][-400:].split(","):
                 if name := _STYLE_NAME.search(selector.strip()):
                     yield name[1]
+                elif name := _STYLE_ATTRIBUTE.search(selector.strip()):
+                    yield f"{'.' if name[1] == 'class' else '#'}{name[2]}"
+                elif _STYLE_ELEMENT.match(selector.strip()):
+                    yield selector.strip()
+                elif not _STYLE_TEXTLESS.search(selector.strip()):
+                    yield UNCLEAR_SELECTOR
 
 
 def unescape(text: str) -> str:

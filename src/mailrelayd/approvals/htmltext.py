@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from mailrelayd.approvals.htmlmarks import BLOCK, VOID, Element, element, hidden_names, unescape
+from mailrelayd.approvals.htmlmarks import BLOCK, UNCLEAR_SELECTOR, VOID, Element, element, hidden_names, unescape
 
 CUT = "\x1e"  # a line of its own; control characters never come from the mail
 MAX_SOURCE = 256 * 1024  # characters
@@ -27,17 +27,21 @@ _RAW = ("style", "script", "title", "textarea", "xmp", "noscript")
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """The lines of an HTML text. `cut`: it is longer than what is looked at, or a comment in it has no end."""
+    """The lines of an HTML text. `cut`: it is longer than what is looked at, or a comment in it has no end.
+
+    `veiled`: a style sheet may hide some of them, or did so only after they stood there.
+    """
 
     lines: tuple[str, ...]
     cut: bool
+    veiled: bool = False
 
 
 def render(source: str) -> Rendered:
     """The lines that a person sees."""
     renderer = _Renderer(source[:MAX_SOURCE].replace("\0", ""))
     renderer.run()
-    return Rendered(tuple(renderer.lines), renderer.cut or len(source) > MAX_SOURCE)
+    return Rendered(tuple(renderer.lines), renderer.cut or len(source) > MAX_SOURCE, renderer.veiled)
 
 
 class _Renderer:
@@ -46,13 +50,14 @@ class _Renderer:
     def __init__(self, source: str) -> None:
         self.source = source
         self.lines: list[str] = []
-        self.cut = False
+        self.cut = self.veiled = False
         self._open: list[Element] = []
         self._dropped = self._quoted = self._struck = self._preformatted = 0
         self._text: list[str] = []
         self._pending = False  # a space is due before the next word
         self._size = self._tags = 0
         self._hidden: set[str] = set()
+        self._seen: set[str] = set()  # the names of the elements so far
         self._quotes = True  # whether quotation marks in tags are believed
         self._last = {mark: source.rfind(mark) for mark in ">\"'"}
 
@@ -100,9 +105,15 @@ class _Renderer:
             closing = re.compile(f"</{word}[\\s/>]", re.IGNORECASE).search(source, end + 1)
             stop = closing.start() if closing else len(source)
             if word == "style":
-                self._hidden.update(hidden_names(source[end + 1 : stop]))
+                self._style(set(hidden_names(source[end + 1 : stop])))
             return stop
         return end + 1
+
+    def _style(self, hidden: set[str]) -> None:
+        """Take over what a style sheet hides. One in a quoted mail is not asked what it means beyond names."""
+        early = not any(line.strip() for line in self.lines)
+        self.veiled |= (early and UNCLEAR_SELECTOR in hidden) or not self._seen.isdisjoint(hidden)
+        self._hidden |= hidden
 
     def _tag_end(self, position: int) -> int:
         """Where the ">" of a tag stands; -1: nowhere. Quotation marks hide a ">" until they turn out unbalanced."""
@@ -140,6 +151,7 @@ class _Renderer:
         if name in VOID:
             return
         opened = element(name, rest, self._hidden, background=bool(self._open) and self._open[-1].background)
+        self._seen |= opened.names
         if opened.older:
             self._end_line()
             self._emit(CUT)

@@ -204,7 +204,8 @@ def _person(
         return outcome(Outcome.CANCELLED, "request-cancelled")
     if request.superseded_by:
         return outcome(Outcome.EXPIRED, "superseded")
-    if arrived_at >= min(request.expires_at, token.expires_at):
+    # Once the sinks were told that nobody answered, nobody has: whatever the date on a mail that turns up later.
+    if request.expired_at or arrived_at >= min(request.expires_at, token.expires_at):
         return outcome(Outcome.EXPIRED, "too-late")
     if reading.decision not in (Decision.APPROVED, Decision.REJECTED):
         return outcome(Outcome.UNCLEAR, reading.reason)

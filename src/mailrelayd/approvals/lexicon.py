@@ -151,6 +151,12 @@ class Lexicon:
         """Whether a decision word stands at this position."""
         return any(_at(table, line, position) for table in (self._approve, self._reject, self._reject_whole))
 
+    def only_words(self, line: Sequence[str]) -> bool:
+        """Whether no decision word and no question stands among these words."""
+        if "?" in line or any(self.decides(line, at) for at in range(len(line))):
+            return False
+        return not any(one in "".join(line) for one in self._together_approve)
+
     # Texts
 
     def rejecting(self, folded: str) -> str:

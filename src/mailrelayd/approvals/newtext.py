@@ -27,6 +27,7 @@ OVERFLOW = 60  # characters of a quoted line from which on the next one may be i
 _BAR = re.compile(r"^\s{0,3}[|┃│¦](?:\s|$)")
 _BOX = re.compile(r"^\s{0,3}[|>][-=]{6,}[|>]?")
 _SIGNATURE = re.compile(r"^(?:--|—|––|__)\s?$")
+_GROUPWISE = re.compile(r"^>>>\s[^>\n]{1,120}(?:<[^<>\s]{1,120}>)?[^>\n]{0,40}?\d{1,2}[:.]\d{2}[^>\n]{0,20}>>>\s*$")
 _PGP_BEGIN = re.compile(r"^-----BEGIN PGP SIGNED MESSAGE-----$")
 _PGP_HEADER = re.compile(r"^(?:Hash|Charset|Version|Comment|NotDashEscaped):")
 _PGP_END = re.compile(r"^-----BEGIN PGP SIGNATURE-----$")
@@ -126,6 +127,8 @@ class _Scan:
         folded = self.marks.fold(position)
         if any(marker in folded for marker in _MARKERS):
             return self._rule("cut at the marker line of the request")
+        if _GROUPWISE.match(line) and not self.marks.quote_follows(position + 1):
+            return not self.marks.lexicon.speaks_against(folded) and self._rule("cut at the line of GroupWise")
         if QUOTE.match(line):
             return False
         if _PGP_END.match(line.strip()):
@@ -140,10 +143,10 @@ class _Scan:
             return self._rule("cut at a line that separates the older mail")
         if self.marks.header_block(position):
             return self._rule("cut at a block of quoted header lines")
-        if size := self.marks.attributes(position):
-            following = self.marks.following(position + size)
-            if following is None or not QUOTE.match(self.lines[following]):
-                return self._rule("cut at the line that names the quoted author")
+        size = self.marks.attributes(position)
+        if size and not self.marks.quote_follows(position + size):
+            self._drop_name(position)
+            return self._rule("cut at the line that names the quoted author")
         return False
 
     # What is left out, while the new text may go on behind it
@@ -177,6 +180,7 @@ class _Scan:
         if _SIGNATURE.match(line.strip()):
             return self._signature(position)
         if size := self.marks.attributes(position):
+            self._drop_name(position)
             self._rule("left out the line that names the quoted author")
             return size
         if (self.says_above or self.says_below) and self.marks.disclaims(position):
@@ -207,8 +211,18 @@ class _Scan:
                 break
             if self.marks.header_block(here) or self.marks.separates(here):
                 break
+            if self.marks.rejects_barely(here):
+                return 1  # who writes that below dashes means it
             size += 1
         return size
+
+    def _drop_name(self, position: int) -> None:
+        """Take back the quoted author's name, where an attribution was wrapped between it and the address."""
+        kept = self.below if self.quotation else self.above
+        if not self.lines[position].lstrip().startswith("<") or not kept or kept[-1] != self.lines[position - 1]:
+            return
+        if self.marks.names(position - 1) and (len(kept) < 2 or not kept[-2].strip()):
+            kept.pop()
 
     def _overflow(self, position: int) -> bool:
         """Whether a line directly below a long quoted one may be that one's end, which a client wrapped."""

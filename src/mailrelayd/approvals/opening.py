@@ -97,11 +97,13 @@ class Opening:
         uid = source.uid if message.uid is None else message.uid
         copies = tuple(Copy(one.recipient, _number(one.token)) for one in message.copies)
         sinks = requests.entitled(asking.request_id, [one.approver for one in copies], names_of(uid), self.terms.sinks)
+        if isinstance(sinks, Unreadable):  # its producer has written to it since, or the configuration was changed
+            raise OSError(0, f"the request must not be asked (any more): {sinks.reason}")
         request = Request(
             queue_id=message.queue_id,
             request_id=asking.request_id,
             requested_by=user_name(uid),
-            sinks=sinks if isinstance(sinks, tuple) else (),
+            sinks=sinks,
             node=self.terms.node,
             opened_at=message.progress.arrived_at,
             expires_at=max((one.expires_at for one in message.copies), default=0.0),

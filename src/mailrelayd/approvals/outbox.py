@@ -17,6 +17,7 @@ from mailrelayd.approvals.archive import LARGEST_DOCUMENT
 from mailrelayd.approvals.sinks import Again, Hopeless, Sink, Taken
 from mailrelayd.clock import Clock
 from mailrelayd.operate import approval_events as events
+from mailrelayd.operate.events import daemon_bug
 
 # Seconds before each further try, as Standard Webhooks proposes; after the last one the document is parked.
 SCHEDULE = (0.0, 5.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
@@ -107,7 +108,11 @@ class Outbox:
         except OSError as error:
             self._put_off(decision_id, waiting, Again(f"{name}: {error.strerror}", PATIENCE))
             return
-        answer = await self._sink.offer(decision_id, document)
+        try:
+            answer = await self._sink.offer(decision_id, document)
+        except Exception as error:  # noqa: BLE001 - what a receiver answers must not stop all the others
+            daemon_bug(where=f"sink {self.name}", error=error)
+            answer = Again(f"unexpected {type(error).__name__}")
         waiting.attempt += 1
         if isinstance(answer, Again) and waiting.attempt >= len(SCHEDULE):
             answer = Hopeless(f"given up after {waiting.attempt} tries: {answer.reason}")
@@ -144,6 +149,24 @@ class Outbox:
     def _settle(self, decision_id: str) -> None:
         self._waiting.pop(decision_id, None)
         self.on_taken(decision_id)
+
+
+def park(state: Path, name: str, decision_id: str, document: bytes) -> None:
+    """Keep a document for a sink that is not configured (any more): it would be told to nobody. Raises OSError.
+
+    With a table of that name again, `decisions replay` offers it.
+    """
+    there = state / "outbox" / name / "parked"
+    for path in (state / "outbox", there.parent, there):
+        durable.make_folder(path, 0o700)
+    folder = durable.Folder(there)
+    try:
+        if folder.stat(f"{decision_id}.json") is None:
+            folder.write(f"{decision_id}.json", document)
+            reason = "no [[decisions]] has this name any more"
+            events.decision_parked(decision_id=decision_id, sink=name, attempt=0, reason=reason)
+    finally:
+        folder.close()
 
 
 def _ids(folder: durable.Folder) -> list[str]:

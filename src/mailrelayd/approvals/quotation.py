@@ -15,6 +15,7 @@ from mailrelayd.approvals.lexicon import Lexicon, line_words
 from mailrelayd.approvals.words import fold, without_addresses
 
 ATTRIBUTION = 400  # characters
+NAME = 6  # words
 LAWYERLY = 160  # characters of a paragraph that nobody writes about a decision
 
 _DATE = re.compile(
@@ -28,6 +29,8 @@ RULE = re.compile(r"^(?=.*?[_=*#~-]{5})[\s_=*#~.·•-]++$")
 _DASHES = "-‐‑‒–—―−_=*#~>"  # fold() leaves one kind of them
 _DASH = re.escape(_DASHES)
 _FENCED = re.compile(f"^(?=\\s*+[{_DASH}]{{2}})[{_DASH}\\s]*+([^{_DASH}\\s].{{1,60}}?)[:{_DASH}\\s]*+$")
+# "Name---20.11.2026 10:05:11---the beginning of the mail", above the header lines of Notes
+_NOTES = re.compile(r"^[^-]{1,80}-{2,3}\s?\d{1,4}[./-]\d{1,2}[./-]\d{2,4}[^-]{1,20}-{2,3}")
 _HEADER = re.compile(r"^[\s*_|>\"]*([^\s:：*][^:：]{0,30}?)[\s*_]*[:：][\s*_]*(.*)$")
 _LINK = re.compile(r"<[^<>]*>|https?:\S*")
 
@@ -78,6 +81,8 @@ class Quotation:
         if text in _FORWARDED or folded.rstrip(" :") in _FORWARDED:
             return Separator.FORWARDED
         following = self.following(position + 1)
+        if _NOTES.match(folded) and following is not None and self._header_name(following):
+            return None if self.lexicon.speaks_against(folded.partition("---")[0]) else Separator.OLDER
         if text in _SEPARATORS:
             older = fenced is not None or (following is not None and bool(self._header_name(following)))
             return Separator.OLDER if older else None
@@ -206,15 +211,16 @@ class Quotation:
         if _COLON.search(text):
             if (date and (address or wrote)) or (address and wrote):
                 return True
-        elif date and wrote and (address or self._quote_follows(following)):
+        elif date and wrote and (address or self.quote_follows(following)):
             return True
-        if not self._quote_follows(following):
+        if not self.quote_follows(following):
             return False
         return bool(
             wrote or (date and _COLON.search(text)) or (_DAY.search(text) and _COLON.search(text) and len(text) > 20)
         )
 
-    def _quote_follows(self, position: int) -> bool:
+    def quote_follows(self, position: int) -> bool:
+        """Whether the next line that is not empty is a quoted one."""
         following = self.following(position)
         return following is not None and bool(QUOTE.match(self.lines[following]))
 
@@ -227,6 +233,19 @@ class Quotation:
             return True
         said = _ADDRESS.sub(" ", _WROTE.sub(" ", joined))
         return bool(self.lexicon.rejecting(said) or self.lexicon.doubting(said, frozenset()))
+
+    def rejects_barely(self, position: int) -> bool:
+        """Whether a line is a reject-word with nothing but courtesies."""
+        words, folded = self._spoken(position)
+        match = self.lexicon.rejects(words, folded)
+        return match is not None and self.lexicon.only_courtesies(words[match.length :])
+
+    def names(self, position: int) -> bool:
+        """Whether a line may be a name: a few words, none of which says anything."""
+        words, folded = self._spoken(position)
+        if not 0 < len(words) <= NAME or self.lexicon.speaks_against(folded):
+            return False
+        return self.lexicon.only_words(words)
 
     def _spoken(self, position: int) -> tuple[list[str], str]:
         folded = self.fold(position)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -47,6 +47,7 @@ class Registry:
         self._by_queue_id: dict[str, Request] = {}
         self._by_copy: dict[int, str] = {}
         self._by_request_id: dict[str, list[str]] = {}
+        self._unsaved: set[str] = set()  # queue ids of which memory knows more than the disk
         self._originals: set[str] = set()  # queue ids of which there is an .eml
         for name in sorted(self._folder.names()):
             if name.endswith(".eml"):
@@ -134,10 +135,29 @@ class Registry:
                     closed.append(one)
         return closed
 
-    def update(self, request: Request) -> None:
-        """Remember what changed about a request. On disk when it returns. Raises OSError."""
+    def change(self, queue_id: str, edit: Callable[[Request], Request]) -> tuple[Request, Request] | None:
+        """Edit what is remembered of a request, as it is now: before and after; None: it is not known.
+
+        The only way to change one: the pickup may supersede it at any moment. What `edit` gives counts from here on,
+        and is on disk when this returns. Raises OSError; then it counts, and the next change writes it again.
+        """
         with self._lock:
-            self._write(request)
+            changed = self.note(queue_id, edit)
+            if changed is not None and queue_id in self._unsaved:
+                self._write(changed[1])
+            return changed
+
+    def note(self, queue_id: str, edit: Callable[[Request], Request]) -> tuple[Request, Request] | None:
+        """The same, in memory only: for what the archive says, until a `change` writes it down."""
+        with self._lock:
+            before = self._by_queue_id.get(queue_id)
+            if before is None:
+                return None
+            after = edit(before)
+            if after != before:
+                self._learn(after)
+                self._unsaved.add(queue_id)
+            return before, after
 
     def sweep(self, now: float, keep: float) -> int:
         """Forget requests that have been over for so many seconds; how many. Raises OSError."""
@@ -155,6 +175,7 @@ class Registry:
     def _write(self, request: Request) -> None:
         self._folder.write(f"{request.queue_id}.json", requests.encode(request))
         self._learn(request)
+        self._unsaved.discard(request.queue_id)
 
     def _learn(self, request: Request) -> None:
         if (before := self._by_queue_id.get(request.queue_id)) is not None:
@@ -172,6 +193,7 @@ class Registry:
             del self._by_request_id[request.request_id]
         for copy in request.copies:
             self._by_copy.pop(copy.number, None)
+        self._unsaved.discard(request.queue_id)
 
 
 def stored_requests(state: Path) -> Iterator[Request]:

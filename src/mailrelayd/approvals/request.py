@@ -7,6 +7,7 @@ A request is an ordinary message whose header says X-Approval-Request. Who may a
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -103,7 +104,7 @@ class Request:
     decided: Mapping[str, Decided] = field(default_factory=dict)  # approver -> the decision that counts
     superseded_by: str = ""  # the queue id of the newer one
     cancelled_at: float = 0.0
-    expired_at: float = 0.0  # when `expired` was told, after a poll that could have brought an answer
+    expired_at: float = 0.0  # from when on `expired` is told, after a poll that could have brought an answer
     reminded: int = 0  # how many times
     sender: str = ""  # of the envelope of the message that asked; "": the null sender
     receipts: Mapping[str, float] = field(default_factory=dict)  # address -> when they were last told of their answer
@@ -116,7 +117,7 @@ class Request:
             return State.CANCELLED
         if self.superseded_by:
             return State.SUPERSEDED
-        return State.EXPIRED if now >= self.expires_at else State.OPEN
+        return State.EXPIRED if self.expired_at or now >= self.expires_at else State.OPEN
 
     def owed(self) -> tuple[Copy, ...]:
         """The copies whose approvers have not answered."""
@@ -251,23 +252,23 @@ def decode(data: bytes) -> Request:
             requested_by=_string(document["requested_by"]),
             sinks=tuple(_string(one) for one in document["sinks"]),
             node=_string(document["node"]),
-            opened_at=float(document["opened_at"]),
-            expires_at=float(document["expires_at"]),
+            opened_at=_moment_of(document["opened_at"]),
+            expires_at=_moment_of(document["expires_at"]),
             subject=_string(document["subject"]),
             message_id=_string(document["message_id"]),
             sha256=_string(document["sha256"]),
             copies=tuple(Copy(_string(one["approver"]), int(one["number"])) for one in document["copies"]),
-            sent={_string(who): float(at) for who, at in document["sent"].items()},
+            sent={_string(who): _moment_of(at) for who, at in document["sent"].items()},
             decided={
-                who: Decided(_string(one["outcome"]), _string(one["decision_id"]), float(one["at"]))
+                who: Decided(_string(one["outcome"]), _string(one["decision_id"]), _moment_of(one["at"]))
                 for who, one in document["decided"].items()
             },
             superseded_by=_string(document["superseded_by"]),
-            cancelled_at=float(document["cancelled_at"]),
-            expired_at=float(document["expired_at"]),
+            cancelled_at=_moment_of(document["cancelled_at"]),
+            expired_at=_moment_of(document["expired_at"]),
             reminded=int(document["reminded"]),
             sender=_string(document["sender"]),
-            receipts={_string(who): float(at) for who, at in document["receipts"].items()},
+            receipts={_string(who): _moment_of(at) for who, at in document["receipts"].items()},
         )
     except RequestError:
         raise
@@ -279,6 +280,13 @@ def _string(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError
     return value
+
+
+def _moment_of(value: object) -> float:
+    """Seconds since the epoch. What is no number is neither before nor after anything: it would never be over."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError
+    return float(value)
 
 
 def _moment(text: str) -> float | None:

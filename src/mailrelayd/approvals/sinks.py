@@ -65,10 +65,11 @@ class DirectorySink:
         """Make the folders. Raises OSError; KeyError for a group that does not exist."""
         number = grp.getgrnam(group).gr_gid if group else None
         durable.make_folder(directory, 0o750)
-        for name, mode in (("tmp", 0o700), ("new", 0o2770)):
+        # setgid on both: a document is written in tmp/, and keeps the group that it gets there.
+        for name, mode in (("tmp", 0o2700), ("new", 0o2770)):
             durable.make_folder(directory / name, mode)
         if number is not None:
-            for path, mode in ((directory, 0o750), (directory / "new", 0o2770)):
+            for path, mode in ((directory, 0o750), (directory / "tmp", 0o2700), (directory / "new", 0o2770)):
                 folder = durable.Folder(path)
                 try:
                     folder.give_to(number, mode)

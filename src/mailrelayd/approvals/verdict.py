@@ -28,7 +28,8 @@ _LEADING = " \t*_#·•。、،۔-–—:.,;!✅✔☑👍"
 
 def judge(lines: Sequence[str], lexicon: Lexicon, options: Options) -> Verdict:
     """The verdict on the lines of a new text. Total, linear."""
-    spoken = [(line, fold(line)) for line in lines if line.strip()]
+    written = [(at, line, fold(line)) for at, line in enumerate(lines) if line.strip()]
+    spoken = [(line, folded) for _, line, folded in written]
     first = 0
     while first < len(spoken) - 1 and lexicon.greets(line_words(spoken[first][1]), spoken[first][1].strip()):
         first += 1
@@ -39,7 +40,7 @@ def judge(lines: Sequence[str], lexicon: Lexicon, options: Options) -> Verdict:
     if overridden("".join(lines)):
         return Verdict(Decision.UNCLEAR, "hidden-characters", _text(lines), ("the text is displayed in another order",))
     words = line_words(folded)
-    rest = [one for one, _ in spoken[first + 1 :]]
+    rest = lines[written[first][0] + 1 :]
     if match := lexicon.rejects(words, folded):
         verdict = _rejection(match, words, folded, line, rest, lexicon)
     elif match := lexicon.approves(words):
@@ -51,7 +52,9 @@ def judge(lines: Sequence[str], lexicon: Lexicon, options: Options) -> Verdict:
     return Verdict(verdict.decision, verdict.reason, verdict.comment, (*skipped, *verdict.rules))
 
 
-def _rejection(match: Match, words: list[str], folded: str, line: str, rest: list[str], lexicon: Lexicon) -> Verdict:
+def _rejection(
+    match: Match, words: list[str], folded: str, line: str, rest: Sequence[str], lexicon: Lexicon
+) -> Verdict:
     comment = _text([_behind(line, match), *rest])
     found = f"the first line begins with {match.phrase!r}"
     behind = words[match.length :]
@@ -61,10 +64,6 @@ def _rejection(match: Match, words: list[str], folded: str, line: str, rest: lis
     spoken = folded.partition(match.phrase)[2]
     if asks(_PAUSE.split(spoken, maxsplit=1)[0]) or (spoken.strip().startswith(("吗", "嗎", "か"))):
         return Verdict(Decision.UNCLEAR, "question", comment, (found, "but as a question"))
-    for one in rest:
-        other = line_words(fold(one))
-        if (approved := lexicon.approves(other)) and lexicon.only_courtesies(other[approved.length :]):
-            return Verdict(Decision.UNCLEAR, "contradiction", comment, (found, f"a later line is {approved.phrase!r}"))
     return Verdict(Decision.REJECTED, "first-line-keyword", comment, (found,))
 
 
@@ -72,7 +71,7 @@ def _approval(
     match: Match,
     words: list[str],
     line: str,
-    rest: list[str],
+    rest: Sequence[str],
     spoken: list[tuple[str, str]],
     lexicon: Lexicon,
     options: Options,
@@ -122,4 +121,5 @@ def _remainder(line: str, match: Match) -> str:
 
 
 def _text(lines: Sequence[str]) -> str:
-    return "\n".join(lines).strip()
+    """The lines as they were written, without the empty ones around them."""
+    return "\n".join(line.rstrip() for line in lines).strip()

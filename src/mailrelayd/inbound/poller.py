@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
-from tenacity import RetryCallState, wait_exponential_jitter
+from tenacity import RetryCallState, wait_exponential, wait_random
 from tenacity.wait import wait_base
 
 from mailrelayd.clock import Clock
@@ -25,6 +25,7 @@ from mailrelayd.operate import approval_events as events
 from mailrelayd.operate.events import daemon_bug
 
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 300.0  # seconds between two connections that fail
+JITTER: Final = 5.0  # seconds more, at most, so that not all come back at once
 KEEP_ALIVE: Final = 540.0  # seconds of silence, at most
 FINISH: Final = 5.0  # seconds after `stop` in which what is under way may end
 
@@ -48,7 +49,7 @@ class Poller:
         self._store = store
         self._clock = clock
         self._news = asyncio.Event()
-        self._backoff: wait_base = wait_exponential_jitter(FIRST_PAUSE, LONGEST_PAUSE)
+        self._backoff: wait_base = wait_exponential(FIRST_PAUSE, LONGEST_PAUSE) + wait_random(0.0, JITTER)
         self._seen: Seen | None = None
         self._reader = Reader(terms, desk, clock, Seen("", 0))
         self._remover = Remover(terms, desk, clock, Seen("", 0))

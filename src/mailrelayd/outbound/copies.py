@@ -10,7 +10,7 @@ from mailrelayd.outbound.addresses import same_mailbox
 from mailrelayd.outbound.values import Admitted, ApprovalCopy, Attempt, Progress, QueuedMessage, Response, Stage, Status
 
 _TOKEN = re.compile(r"(?<![A-Za-z0-9])[A-Za-z2-7]{44}(?![A-Za-z0-9])", re.ASCII)
-EXPIRED = Response(Stage.LOCAL, 0, "5.4.7", "the request has expired: nobody may answer it any more")
+EXPIRED = Response(Stage.LOCAL, 0, "5.4.7", "the request is over: nobody may answer it any more")
 
 
 def asking(message: QueuedMessage, admitted: Admitted) -> QueuedMessage:
@@ -61,12 +61,16 @@ def together(message: QueuedMessage, due: tuple[str, ...]) -> tuple[str, ...]:
 
 def expired(message: QueuedMessage, now: float) -> tuple[str, ...]:
     """The approvers who are still owed a copy that nobody may answer any more."""
+    return tuple(copy.recipient for copy in unsent(message) if copy.expires_at <= now)
+
+
+def unsent(message: QueuedMessage) -> tuple[ApprovalCopy, ...]:
+    """The copies that are still owed."""
     records = message.progress.recipients
     return tuple(
-        copy.recipient
+        copy
         for copy in message.copies
-        if copy.expires_at <= now
-        and ((record := records.get(copy.recipient)) is None or record.status is Status.DEFERRED)
+        if (record := records.get(copy.recipient)) is None or record.status is Status.DEFERRED
     )
 
 

@@ -131,7 +131,7 @@ def suppress(message: QueuedMessage, why: Mapping[str, str], now: float) -> Prog
 
 
 def expire(message: QueuedMessage, recipients: Sequence[str], now: float) -> Progress:
-    """These approvers are not asked any more: their request has expired."""
+    """These approvers are not asked any more: their request is over."""
     records = dict(message.progress.recipients)
     for recipient in recipients:
         before = records.get(recipient)

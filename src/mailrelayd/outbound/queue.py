@@ -153,6 +153,9 @@ class Requests(Protocol):
 class Copies(Protocol):
     """Who has to know what became of the copies of a request."""
 
+    def is_closed(self, copy: ApprovalCopy) -> bool:
+        """Whether its request was cancelled, or superseded: it must not be sent any more."""
+
     async def settled(self, message: QueuedMessage, progress: Progress) -> None:
         """`message.copies`, of those it has, were sent or given up as `progress` says; the queue does not know it yet.
 

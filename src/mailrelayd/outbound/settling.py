@@ -123,11 +123,16 @@ class Settler:
 
         Where the clock cannot be trusted they wait: sent too late, an answer to them would not count.
         """
-        now = self._clock.now()
+        now, desk = self._clock.now(), self._desk
         over = copies.expired(message, now)
         if over and not self._may_expire():
             await self.step_aside(message, "its request has expired, if the clock can be trusted")
-        elif over:
+            return True
+        if desk is not None:
+            over = tuple(
+                copy.recipient for copy in copies.unsent(message) if copy.recipient in over or desk.is_closed(copy)
+            )
+        if over:
             progress = delivery.expire(message, over, now)
             await self._finish(delivery.rest(message, progress, now), message, progress)
         return bool(over)
