@@ -129,19 +129,48 @@ def test_what_came_with_the_mail_is_not_believed() -> None:
 
 
 def test_hosts_behind_our_server_may_add_their_lines() -> None:
-    """A mail store of the same domain, or a filter on the same machine, writes above it."""
-    store = ("Received", "from mx.example.com by store.example.com (Dovecot) with LMTP id 1")
-    loop = ("Received", "from localhost by localhost (amavisd-new, port 10024) with ESMTP")
-    assert trusted(store, loop, PASS, RECEIVED)
-    lmtp = ("Received", "from mx.example.com by mx.example.com with LMTP id abc for <a@example.com>")
-    local = ("Received", "by mx.example.com (Postfix, from userid 110) id 1")
-    assert trusted(lmtp, local, PASS, RECEIVED)
-    assert not trusted(lmtp, RECEIVED, PASS, lmtp)
-    assert not trusted(("Received", "from (x) with LMTP by mx.example.com with ESMTP"), PASS, RECEIVED)
+    """A mail store writes above it, whatever its own name: over LMTP, or where it has looked up whom it talks to."""
+    for store in (
+        "from mx.example.com by store.example.com (Dovecot) with LMTP id 1",
+        "from mx.example.com ([172.22.1.253])\r\n\tby 0a1b2c3d4e5f with LMTP\r\n\tid abc",
+        "from mx.example.com by mx.example.com with LMTP id abc for <a@example.com>",
+        "from [10.0.0.1] (mx.example.com [10.0.0.1]) by store.example.com (Postfix) with ESMTPS id 1",
+    ):
+        assert trusted(("Received", store), PASS, RECEIVED)
+        assert not trusted(("Received", store), RECEIVED, PASS, ("Received", store))
+    relays = [
+        ("Received", "from relay2.example.com by store.example.com with LMTP id 1"),
+        ("Received", "from relay (mx.example.com [192.0.2.9]) by relay2.example.com (Postfix) with ESMTP id 2"),
+    ]
+    assert trusted(*relays, PASS, RECEIVED)
     named = results("example.com; dmarc=pass")
     assert trusted(named, ("Received", "from x by mx1.example.com with ESMTP"), ids=["example.com"])
+    lmtp = ("Received", "from mx1.example.com by mx1.example.com with LMTP id 1")
+    assert trusted(lmtp, named, ("Received", "from x by mx1.example.com with ESMTP"), ids=["example.com"])
     assert not trusted(("Received", "from x by mx1.example.com with ESMTP"), named, RECEIVED, ids=["example.com"])
     assert trusted(PASS)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from mail.evil.example (unknown [198.51.100.7]) by mx2.example.com (Postfix) with ESMTP id 1",
+        "from mx.example.com (unknown [198.51.100.7]) by mx2.example.com (Postfix) with ESMTP id 1",
+        "from mx.example.com (host7.evil.example [198.51.100.7]) by mx2.example.com (Postfix) with ESMTP id 1",
+        "from mx.example.com (198.51.100.7) by mx2.example.com with Microsoft SMTP Server id 15.1",
+        "from [198.51.100.7] (helo=mx.example.com) by mx2.example.com with esmtp (Exim 4.96)",
+        "from localhost (unknown [198.51.100.7]) by localhost (Postfix) with ESMTP id 1",
+        "from mx.example.com by store.example.com (with LMTP) with ESMTP id 1",
+        "from (x) with LMTP by mx.example.com with ESMTP",
+        "by mx.example.com (Postfix, from userid 1001) id 1",
+        "by store.example.com (Postfix, from userid 1001) id 1",
+        "from mail.evil.example by store.example.com with LMTP id 1",
+    ],
+)
+def test_who_comes_in_another_way_writes_none_of_our_lines(line: str) -> None:
+    """A second MX, a store that anybody may talk to, a user of that machine: below their line everything is theirs."""
+    assert not trusted(("Received", line), PASS, RECEIVED)
+    assert not trusted(("Received", line), PASS, RECEIVED, ids=["mx.example.com", "example.com"])
 
 
 def test_the_topmost_result_of_each_method_counts() -> None:

@@ -30,6 +30,29 @@ def test_subjects_of_automatic_answers_count_at_their_start_only(phrase: str) ->
         assert kind("From: a@b", f"Subject: {subject}") is Kind.REPLY, subject
 
 
+def test_subjects_that_tell_of_an_absence_count_as_a_whole_only() -> None:
+    """Somebody may ask about it, or answer."""
+    for subject in (
+        "Pat Boss is out of the office",
+        "Pat Boss is currently out of the office (returning 24.11.2026).",
+        "Pat Boss ist außer Haus.",
+        "Pat Boss est absente du bureau",
+        "Re: PO-42 [Auto-Reply]",
+        "PO-42 (Automatic reply)",
+        "Out of Office Re: PO-42",
+    ):
+        assert kind("From: a@b", f"Subject: {subject}") is Kind.AUTO_REPLY, subject
+    for subject in (
+        "Re: Pat Boss is out of the office",
+        "RE: Pat Boss ist außer Haus.",
+        "Who approves while Pat is out of the office?",
+        "The copier is out of the office: PO-42",
+        "Re: PO-42 [Auto-Reply] settings",
+        "Out of office recruiting: PO-42",
+    ):
+        assert kind("From: a@b", f"Subject: {subject}") is Kind.REPLY, subject
+
+
 @pytest.mark.parametrize("phrase", entries(BOUNCE_SUBJECTS))
 def test_subjects_of_delivery_reports_count_at_their_start_only(phrase: str) -> None:
     """A person may well answer a report."""

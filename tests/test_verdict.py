@@ -36,6 +36,44 @@ def test_every_approve_word_approves_in_any_case_and_with_every_courtesy(code: s
         assert verdict(f"{greeting} Pat,\n\n{word}").decision is Decision.APPROVED, greeting
 
 
+@pytest.mark.parametrize("code", [code for code, row in ROWS.items() if row.subject or row.object])
+def test_what_is_decided_on_may_be_named(code: str) -> None:
+    """Before a decision word, or directly behind an approve-word, in the same language; nothing else may follow."""
+    row = ROWS[code]
+    approve, reject = row.approve.partition("|")[0], row.reject.partition("|")[0]
+    doubt = row.doubt.partition("|")[0]
+    for subject in filter(None, row.subject.split("|")):
+        assert verdict(f"{subject.capitalize()} {approve}.").decision is Decision.APPROVED, subject
+        assert verdict(f"{subject} {reject}: 4711").decision is Decision.REJECTED, subject
+        assert verdict(f"{subject} {approve}: 4711").decision is Decision.UNCLEAR, subject
+        assert verdict(f"{subject} {approve}?").decision is Decision.UNCLEAR, subject
+        assert verdict(f"{subject} {doubt} {approve}").decision is not Decision.APPROVED, subject
+        assert verdict(subject).decision is Decision.UNCLEAR, subject
+    for thing in filter(None, row.object.split("|")):
+        assert verdict(f"{approve} {thing}. Thanks!").decision is Decision.APPROVED, thing
+        assert verdict(f"{approve} {thing}?").decision is Decision.UNCLEAR, thing
+        assert verdict(f"{approve} {thing} {doubt}").decision is not Decision.APPROVED, thing
+        assert verdict(f"{approve} 2 {thing}").decision is Decision.UNCLEAR, thing
+
+
+def test_what_is_decided_on_is_named_in_the_language_of_the_decision() -> None:
+    """A mixture is no sentence, and decides nothing."""
+    assert verdict("La demande est genehmigt").decision is Decision.UNCLEAR
+    assert verdict("Genehmigt the order").decision is Decision.UNCLEAR
+
+
+def test_a_comment_keeps_its_lines_as_they_were_written() -> None:
+    """Empty lines and indentation between its lines included."""
+    assert verdict("Hi Ann,\n\nApproved\n\na\n\n  b\n\n\nc\n\n").comment == "a\n\n  b\n\n\nc"
+    assert verdict("Rejected: a\n\n b").comment == "a\n\n b"
+
+
+def test_a_rejection_stays_one_whatever_stands_below() -> None:
+    """The rest is its comment: the decision words of a request that was quoted without any mark among it."""
+    for below in ("Approved, thanks", "Reply with one of these words:\nApprove\nReject", "Is it too late?"):
+        assert verdict(f"Rejected.\n\n{below}").decision is Decision.REJECTED, below
+
+
 @pytest.mark.parametrize("code", ROWS)
 def test_every_reject_word_rejects_and_stands_against_every_approval(code: str) -> None:
     """At the start of the first line it decides; anywhere below an approval it makes that unclear."""
@@ -250,4 +288,6 @@ def test_every_row_of_the_table_is_complete() -> None:
     for row in LANGUAGES:
         assert row.approve and row.reject and row.doubt and row.courtesy and row.greeting, row.code
         for table in (row.approve, row.reject, row.doubt, row.own, row.harmless, row.courtesy, row.greeting):
+            assert "" not in table.split("|") or not table, row.code
+        for table in (row.subject, row.object):
             assert "" not in table.split("|") or not table, row.code

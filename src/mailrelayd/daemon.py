@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +32,7 @@ from mailrelayd.outbound.delivery import ClockTrust
 from mailrelayd.outbound.intake import Intake
 from mailrelayd.outbound.pace import Paces
 from mailrelayd.outbound.pickup import Pickup
-from mailrelayd.outbound.queue import Entry, Place
+from mailrelayd.outbound.queue import Entry
 from mailrelayd.outbound.relay import Relay
 from mailrelayd.outbound.route import Route
 from mailrelayd.outbound.session import Session
@@ -87,7 +87,9 @@ class Generation:
         terms.apply_to(spool, settings)
         self.office: Office | None = None
         if settings.asking is not None:
-            self.office = Office(settings, settings.asking, node, records, clock, spool.add, may_expire, _queued(spool))
+            self.office = Office(
+                settings, settings.asking, node, records, clock, spool.add, may_expire, spool.is_queued
+            )
         spool.requests = self.office.opening if self.office is not None else None
         rules = terms.rules_of(settings)
         self.pickup = Pickup(settings.spool.directory / "pickup", spool, rules, clock, paces)
@@ -141,16 +143,6 @@ class Generation:
             await loop
         finally:
             self._watchdog.ended(name)
-
-
-def _queued(spool: Spool) -> Callable[[str], Awaitable[bool]]:
-    """Tells whether a message waits to be sent, or for somebody to release it."""
-
-    async def is_queued(queue_id: str) -> bool:
-        entry = await spool.find(queue_id)
-        return entry is not None and entry.place in (Place.ACTIVE, Place.DEFERRED, Place.HOLD)
-
-    return is_queued
 
 
 def opener(account: OutboundAccount, settings: Settings, node: str) -> Callable[[], Any]:

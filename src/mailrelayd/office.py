@@ -33,6 +33,7 @@ from mailrelayd.inbound.poller import Poller
 from mailrelayd.inbound.seen import SeenStore
 from mailrelayd.inbound.values import ImapError, Stage
 from mailrelayd.operate import events, log
+from mailrelayd.outbound import copies
 from mailrelayd.outbound.spool import SpoolError
 from mailrelayd.tlsmemory import TlsMemory
 
@@ -91,7 +92,7 @@ class Office:
         clock: Clock,
         send: desks.Send,
         may_expire: Callable[[], bool],
-        is_queued: Callable[[str], Awaitable[bool]],
+        is_queued: Callable[[str], bool],
     ) -> None:
         """`may_expire`: whether the wall clock can be trusted; `is_queued`: whether a message waits.
 
@@ -266,4 +267,4 @@ def connector(mailbox: InboundAccount, settings: Settings) -> Callable[[], Await
 
 def _trace(peer: str, direction: str, said: bytes) -> None:
     for line in said.decode("utf-8", "backslashreplace").splitlines():
-        events.smtp_protocol(relay=peer, direction=direction, text=line)
+        events.smtp_protocol(relay=peer, direction=direction, text=copies.masked(line))

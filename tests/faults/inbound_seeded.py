@@ -33,7 +33,7 @@ def remove_first() -> None:
         read = [piece async for piece in pieces]
 
         async def again() -> AsyncIterator[bytes]:
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(2.0)
             for piece in read:
                 yield piece
 

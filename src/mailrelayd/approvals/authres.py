@@ -20,7 +20,9 @@ _SPACE = re.compile(r"\s+")
 _COMMENT_PART = re.compile(r"[^()\\]+|\\.", re.DOTALL)
 _BY = re.compile(r"(?:^|\s)by\s+(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?=[\s;(]|$)")
 _LMTP = re.compile(r"\s*with\s+LMTPS?A?\s", re.IGNORECASE)  # RFC 3848
-_NEAR = frozenset({"localhost", "localhost.localdomain"})
+_FROM = re.compile(r"\s*from\s+([A-Za-z0-9._-]+)(?=\s)")  # LHLO: our own server's word
+# What Postfix and sendmail write of a client: what it says of itself, and its name as DNS says, both ways.
+_CLIENT = re.compile(r"\s*from\s+[^\s()]+\s+\(([A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+)\s+\[[0-9A-Fa-f:.]+\]\)(?=\s)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class Verdict:
     dmarc: str = ""
     dkim: str = ""
     spf: str = ""
+    signature_alone: bool = False  # nothing else speaks for it: anybody may have sent a signed mail again
 
 
 def judge(fields: Sequence[tuple[str, str]], domain: str, authserv_ids: Iterable[str]) -> Verdict:
@@ -126,8 +129,11 @@ def _conclude(headers: Sequence[Results], domain: str) -> Verdict:
     dkim = "pass" if signed else next((one.result for one in said["dkim"] if one.result != "pass"), "")
     dkim = dkim or ("unaligned" if said["dkim"] else "")
 
+    by_server = any(one.result == "pass" and _sent_by(one, domain) for one in said["spf"])
+    alone = signed and bool(said["spf"]) and not by_server
+
     def verdict(trusted: bool, reason: str) -> Verdict:
-        return Verdict(trusted, reason, authserv_id, dmarc, dkim, spf)
+        return Verdict(trusted, reason, authserv_id, dmarc, dkim, spf, trusted and alone)
 
     if len(said["dmarc"]) > 1:
         return verdict(False, "it says more than one dmarc result")
@@ -150,45 +156,70 @@ def _aligned(result: Result, domain: str) -> bool:
     return bool(signer) and (domain == signer or ("." in signer and domain.endswith("." + signer)))
 
 
+def _sent_by(result: Result, domain: str) -> bool:
+    """Whether the server that spf speaks of sends for the From domain, or one above or below it (RFC 7489, 3.1.2)."""
+    sent_for = result.properties.get("smtp.mailfrom", "").rpartition("@")[2].lower().rstrip(".")
+    above = ("." in sent_for and domain.endswith("." + sent_for)) or sent_for.endswith("." + domain)
+    return bool(sent_for) and (sent_for == domain or above)
+
+
 def _incoming(fields: Sequence[tuple[str, str]], ours: set[str]) -> int:
     """The index of the Received line that our server wrote when the mail came in; above it nobody else wrote.
 
-    Lines of hosts behind that server may stand above it, known by their name (one of the same domain, or this
-    machine), and its own lines about moving the mail on. Where no line carries a name of ours, or a stranger's stands
-    above it, the topmost one counts: what is below may have come with the mail, line of ours or not.
+    The topmost line is our own, whoever wrote it. It is that line, unless it says that the mail was only handed on
+    within: from our server, or another one of its domain, which wrote the next. What HELO says proves nothing, so
+    that has to be known: over LMTP nobody else delivers, and else the client's name was looked up.
     """
-    near = _NEAR | ours | {one.partition(".")[2] for one in ours if one.count(".") > 1}
-    received = [(at, *_hop(value)) for at, (name, value) in enumerate(fields) if name.lower() == "received"]
-    for at, by, local in received:
-        if by in ours and not local:
-            return at
-        if by not in near and by.partition(".")[2] not in near:
+    domains = {one.partition(".")[2] for one in ours if one.count(".") > 1} | ours
+    found, wanted = None, ""
+    for at, (name, value) in enumerate(fields):
+        if name.lower() != "received":
+            continue
+        hop = _hop(value)
+        if wanted and hop.by != wanted:
             break
-    return received[0][0] if received else len(fields)
+        found = at
+        wanted = hop.handed_on_by
+        if not wanted or not (wanted in ours or wanted.partition(".")[2] in domains):
+            break
+    return len(fields) if found is None else found
 
 
 def _missing(fields: Sequence[tuple[str, str]], ends: int, ours: set[str]) -> str:
     """Why nothing of ours was found, and what to do about it."""
     there = [parse(value) for name, value in fields if name.lower() == "authentication-results"]
     if any(one is not None and one.authserv_id in ours for one in there):
-        by = _hop(fields[ends][1])[0] if ends < len(fields) and fields[ends][0].lower() == "received" else ""
+        by = _hop(fields[ends][1]).by if ends < len(fields) and fields[ends][0].lower() == "received" else ""
         return f"our Authentication-Results stands below the Received line of {by or 'another server'}"
     if named := [one.authserv_id for one in there if one is not None and one.authserv_id]:
         return f"no Authentication-Results of ours: the topmost is of {named[0]}, which is not in authserv_id"
     return "no Authentication-Results"
 
 
-def _hop(received: str) -> tuple[str, bool]:
-    """Who wrote a Received line ("": it does not say), and whether the mail only moved on within that machine.
+@dataclass(frozen=True, slots=True)
+class _Hop:
+    """One Received line: who wrote it ("": it does not say), and from which server it surely had the mail, if any."""
 
-    That is: it came by LMTP, or from nobody (Postfix's line for local submission). Both words are the server's own.
-    """
+    by: str
+    handed_on_by: str
+
+
+def _hop(received: str) -> _Hop:
     text = _without_comments(received)
     found = _BY.search(text)
     if found is None:
-        return "", False
-    local = bool(_LMTP.match(text, found.end())) or not text[: found.start()].strip()
-    return found["host"].lower().rstrip("."), local
+        return _Hop("", "")
+    greeted, client = _FROM.match(text), _CLIENT.match(received[:LONGEST])
+    source = ""
+    if _LMTP.match(text, found.end()) and greeted and greeted.end() <= found.start():
+        source = greeted[1]
+    elif client is not None:
+        source = client[1]
+    return _Hop(_name(found["host"]), _name(source))
+
+
+def _name(host: str) -> str:
+    return host.lower().rstrip(".")
 
 
 def _without_comments(text: str) -> str:

@@ -48,7 +48,7 @@ FROM = (
     "|发件人|發件人|寄件者|寄件人|差出人|送信者|보낸 사람|보낸사람|발신|발신인|จาก|từ|dari|expéditeur|remitente"
     "|mittente|remetente|afzender|avsändare|avsender|afsender|absender|nadawca|odesílatel|odosielateľ|expeditor"
     "|отправитель|відправник|αποστολέας|kto|no|saatja|nuo|oд|šalje|пратилац|von meinem|autor|exp.|فرستنده|از|से"
-    "|प्रेषक|de part de"
+    "|प्रेषक|de part de|שולח|المرسل|发信人|보낸이|発信者|người gửi|pengirim|pošiljatelj|pošiljalec|sūtītājs|siuntėjas"
 )
 SENT = (
     "sent|date|gesendet|datum|envoyé|envoyé le|enviado|enviado el|enviada em|enviado em|fecha|inviato|data|verzonden"
@@ -57,7 +57,7 @@ SENT = (
     "|تاريخ الإرسال|تم الإرسال|发送时间|发送日期|日期|時間|傳送時間|寄件日期|寄送日期|送信日時|日時|日付|보낸 날짜"
     "|보낸날짜|날짜|일시|ส่งเมื่อ|วันที่|đã gửi|ngày|dikirim|tanggal|saadetud|kuupäev|nosūtīts|datums|išsiųsta"
     "|poslano|poslato|изпратено|sent at|le|data de|when|gesendet am|datum der|sent on|thời gian|gửi|dihantar"
-    "|भेजा गया|दिनांक"
+    "|भेजा गया|दिनांक|päivämäärä|pvm|dată|时间|送信日|보낸시간|보낸 시간|εστάλη|gönderme tarihi|أرسلت|data invio"
 )
 TO = (
     "to|an|à|a|para|per|aan|till|til|vastaanottaja|saaja|do|komu|címzett|către|catre|кому|до|προς|kime|alıcı|אל"
@@ -91,6 +91,7 @@ SEPARATORS = (
     "|元メッセージ|オリジナルメッセージ|원본 메시지|원본 메일|원본메일|originalni message|izvorna poruka"
     "|originalna poruka|izvirno sporočilo|algne kiri|originaalkiri|sākotnējais ziņojums|pradinis laiškas"
     "|originalus laiškas|missatge original|pesan asli|tin nhắn gốc|thư gốc|ข้อความต้นฉบับ|reply message"
+    "|оригинално съобщение"
     "|reply to message|antwort|quoted text|quoted message|end original message|текст оригинального сообщения"
     "|original mail|original appointment|ursprünglicher termin|original email|مرحبا الرسالة|پیام اصلی"
 )
@@ -201,6 +202,7 @@ BOUNCE_SUBJECTS = (
     "|δεν είναι δυνατή η παράδοση|μη παραδοτέο|teslim edilemedi|iletilemedi|לא ניתן למסירה|לא ניתן למסור|تعذر تسليم"
     "|غير قابل للتسليم|邮件无法送达|无法送达|未送达|無法傳遞|無法傳送|未傳遞的主旨|退信|系统退信|配信不能"
     "|配信できません|配信エラー|未配信|送信エラー|배달되지 않음|배달할 수 없음|배달 실패|발송 실패|전송 실패"
+    "|メールエラー通知"
 )
 BOUNCE_SUBJECT_ENDS = "see transcript|returning message|for past|message from|to|notice|failure|still"
 
@@ -256,6 +258,7 @@ AUTOMATIC_SUBJECTS = (
     "|자동답장|휴가 중|부재중 알림|automaatvastus|kontorist väljas|automātiskā atbilde|automātiska atbilde"
     "|automatinis atsakymas|nesu biure|automatski odgovor|samodejni odgovor|автоматичен отговор|izvan ureda|odsoten"
     "|resposta automàtica|fora de l'oficina|trả lời tự động|thư trả lời tự động|balasan otomatis|jawapan automatik"
+    "|auto-antwort|autoantwort|ich bin im urlaub|ich bin nicht im büro"
     "|ตอบกลับอัตโนมัติ|การตอบกลับอัตโนมัติ|स्वचालित उत्तर|स्वतः उत्तर"
 )
 

@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import json
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
@@ -87,12 +87,12 @@ class Desk:
         send: Send | None = None,
         may_expire: Callable[[], bool] = lambda: True,
         park: Callable[[str, str, bytes], None] | None = None,
-        is_queued: Callable[[str], Awaitable[bool]] | None = None,
+        is_queued: Callable[[str], bool] | None = None,
     ) -> None:
         """`send`: for receipts and reminders; None: there are none. `may_expire`: whether the clock can be trusted.
 
         `park` (sink, decision id, document) keeps what is for a sink that the configuration no longer has.
-        `is_queued`: whether the message of this id is still to be sent.
+        `is_queued`: whether the message of this id is still to be sent; it blocks for the disk, and may raise OSError.
         """
         self.terms = terms
         self.registry = registry
@@ -363,7 +363,7 @@ class Desk:
                 await self.cancel(request)
             elif (request.expired_at and request.owed()) or (over and not request.expired_at):
                 await self.close(request, Outcome.EXPIRED, "no-answer")
-            await self._miss(request)
+        await self._miss()
         # Not where answers are read: a spool without room must not keep anybody from reading on.
         while self._owed:
             await self._send_receipt(self._owed.popleft())
@@ -374,18 +374,17 @@ class Desk:
             if kept is None or kept.state(now) is not State.OPEN or kept.reminded >= len(self.terms.remind):
                 await asyncio.to_thread(self.registry.drop_original, queue_id)
 
-    async def _miss(self, request: Request) -> None:
+    async def _miss(self) -> None:
         """Tell of copies that were not sent and never will be: their message was taken out of the queue."""
-        if self._is_queued is None or request.state(self._clock.now()) is not State.OPEN:
+        is_queued, now = self._is_queued, self._clock.now()
+        if is_queued is None:
             return
-        if any(copy.approver not in request.sent for copy in request.owed()):
-            if await self._is_queued(request.queue_id):
-                return
+        unsent = [one for one in self.registry if one.state(now) is State.OPEN and _unsent(one)]
+        for request in await asyncio.to_thread(lambda: [one for one in unsent if not is_queued(one.queue_id)]):
             async with self._one_by_one:  # what was sent was noted before it left the queue
                 current = self.registry.get(request.queue_id) or request
-                for copy in current.owed():
-                    if copy.approver not in current.sent:
-                        await self.tell(current, copy, Outcome.UNDELIVERABLE, "withdrawn")
+                for copy in _unsent(current):
+                    await self.tell(current, copy, Outcome.UNDELIVERABLE, "withdrawn")
 
     async def _send_receipt(self, owed: _Owed) -> None:
         """Tell somebody what became of their answer, at most once a day. Raises OSError.
@@ -556,6 +555,10 @@ def _is_of_another(stored: bytes, sha256: str) -> bool:
     outcome, event = document.outcome_of(stored)
     message = event["data"]["message"]
     return outcome is Outcome.UNTRUSTED and message is not None and message["sha256"] != sha256
+
+
+def _unsent(request: Request) -> list[Copy]:
+    return [copy for copy in request.owed() if copy.approver not in request.sent]
 
 
 def _sent(approver: str, at: float) -> Callable[[Request], Request]:

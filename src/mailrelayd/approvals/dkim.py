@@ -21,6 +21,7 @@ from mailrelayd.outbound.headers import Field, Header, Unreadable, split_header
 
 READ = 16 << 20  # bytes of a mail; a longer one cannot be verified
 MOST_SIGNATURES = 5  # of one mail that are looked at
+MOST_CLAIMED, MOST_NAMES = 20, 100  # signatures, and fields in each, of a mail that somebody else has verified
 MAX_HEADER = 100 << 10  # bytes
 MAX_SIGNATURE = 8 << 10  # bytes of one DKIM-Signature field
 MAX_RECORD = 4 << 10  # bytes of a key record
@@ -32,6 +33,7 @@ ONE_LOOKUP = 5.0  # seconds
 _ALGORITHMS = {b"rsa-sha256": b"rsa", b"ed25519-sha256": b"ed25519"}  # RFC 8301 forbids rsa-sha1; RFC 8463
 _DOMAIN = re.compile(rb"[a-z0-9_](?:[a-z0-9_-]{0,62})(?:\.[a-z0-9_](?:[a-z0-9_-]{0,62}))*")
 _FIELD_NAME = re.compile(rb"[!-9;-~]+")
+_TAG = re.compile(rb"(?:^|;)([a-z]+)=([^;]*)")
 _NUMBER = re.compile(rb"\d{1,12}")
 _BLANKS = re.compile(rb"[ \t]+")
 _LONE_CR = re.compile(rb"\r(?!\n)")
@@ -213,6 +215,22 @@ def aligned(signer: str, domain: str) -> bool:
     return domain == signer or ("." in signer and domain.endswith("." + signer))
 
 
+def signed_parts(data: bytes, header: Header, domain: str) -> list[bytes]:
+    """What each signature in the name of this domain, of one above or below, claims to cover. Nothing is verified."""
+    fields = header.named("dkim-signature")
+    if len(fields) > MOST_CLAIMED:
+        return [b""]
+    parts = []
+    for field in fields:
+        tags = dict(_TAG.findall(re.sub(rb"\s+", b"", field.content)))
+        signer = tags.get(b"d", b"").decode("ascii", "replace").lower()
+        if aligned(signer, domain) or aligned(domain, signer):
+            names = tuple(tags.get(b"h", b"").lower().split(b":")[:MOST_NAMES])
+            body = b"" if b"l" in tags else data[header.body :]
+            parts.append(b"".join(_with_end(one.raw) for one in _covered(header, names)) + b"\r\n" + body)
+    return parts
+
+
 def _in_time(tags: Mapping[bytes, bytes], at: float) -> None:
     for tag in (b"t", b"x"):
         if tag in tags and not _NUMBER.fullmatch(tags[tag]):
@@ -225,14 +243,11 @@ def _in_time(tags: Mapping[bytes, bytes], at: float) -> None:
 
 def _covered(header: Header, names: tuple[bytes, ...]) -> list[Field]:
     """The fields that are signed, in the order of the mail: of each name the lowest first (RFC 6376 section 5.4.2)."""
-    left = list(header.fields)
-    found: set[int] = set()
-    for name in names:
-        key = name.decode("ascii")
-        at = next((at for at in range(len(left) - 1, -1, -1) if left[at].key == key and at not in found), None)
-        if at is not None:
-            found.add(at)
-    return [left[at] for at in sorted(found)]
+    left: dict[str, list[int]] = {}
+    for at, field in enumerate(header.fields):
+        left.setdefault(field.key, []).append(at)
+    found = [there.pop() for name in names if (there := left.get(name.decode("ascii", "replace")))]
+    return [header.fields[at] for at in sorted(found)]
 
 
 def _read_one_way(body: bytes, header: Header, covered: list[Field]) -> None:

@@ -54,6 +54,13 @@ def _subjects(table: str, behind: str) -> re.Pattern[str]:
 
 _BOUNCE_SUBJECT = _subjects(clients.BOUNCE_SUBJECTS, rf"\s*(?:[:(\[-]|$)|[: ]+(?:{clients.BOUNCE_SUBJECT_ENDS})(?!\w)")
 _AUTOMATIC_SUBJECT = _subjects(clients.AUTOMATIC_SUBJECTS, r"\s*[:\])】]|\s*$|\s+[:-]\s|\s+(?:re|aw|sv|r|ynt|odp):")
+# "Pat Boss is out of the office (back on Monday)", "Re: PO-42 [Auto-Reply]"
+_ABSENT = re.compile(
+    r"^(?!\w{2,3}:)[^:]{1,80} (?:is|ist|est|está|è) (?:currently |derzeit |actuellement )?"
+    r"(?:out of (?:the )?office|ausser haus|nicht im büro|absente?(?: du bureau)?|fuera de la oficina|fuori ufficio)"
+    r"[.! ]*(?:\([^()]*\)[.! ]*)?$"
+)
+_TAGGED = re.compile(r"[\[(]auto(?:matic|matische)?[ -]?(?:reply|antwort|response)[\])]$")
 _READ_RECEIPT = re.compile(r"^(?:message/disposition-notification)$")
 
 
@@ -136,7 +143,8 @@ def _automatic(mail: Mail, parts: list[Part]) -> str:
     for name in ("delivered-to", "x-post-messageclass", "x-loop"):
         if any("autoresponder" in value.lower().replace("-", "") for value in mail.values(name)):
             return f"field {name}"
-    if _AUTOMATIC_SUBJECT.match(_subject(mail)):
+    subject = _subject(mail)
+    if _AUTOMATIC_SUBJECT.match(subject) or _ABSENT.match(subject) or _TAGGED.search(subject):
         return "the subject is that of an automatic answer"
     return ""
 

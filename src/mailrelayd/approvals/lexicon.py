@@ -11,7 +11,8 @@ from mailrelayd.approvals.vocabulary import LANGUAGES
 from mailrelayd.approvals.words import fold, plain, without_addresses, words
 
 # What may stand around words without saying anything. Not "/" (a choice), ":" (a form), quotes, brackets or "~".
-_PUNCTUATION = frozenset(".!,-*_#·•。、،۔।·★☆")
+_PUNCTUATION = frozenset(".!¡,-*_#·•。、،۔।·★☆")
+_COMMAS = ",、،"
 _CHEERFUL = frozenset("👍✅✔☑🙂😊😀😃😄😁🙏👌🎉💪🚀🌞☀💐❤")
 _SMILE = re.compile(r"[:=]-?\)|:-?[dD]\b|\(y\)")
 _SCRIPTS = {
@@ -54,6 +55,8 @@ class Lexicon:
         self._approve = _phrases((code, _split(one)) for code, one, _ in rows)
         self._reject = _phrases((code, _split(one, skip="=")) for code, _, one in rows)
         self._reject_whole = _phrases((code, _only_marked(one)) for code, _, one in rows)
+        self._subject = _phrases((row.code, _split(row.subject)) for row in LANGUAGES)
+        self._object = _phrases((row.code, _split(row.object)) for row in LANGUAGES)
         self._courtesy = _phrases((row.code, _split(row.courtesy)) for row in LANGUAGES)
         self._thanked = _phrases((row.code, _split(row.thanked)) for row in LANGUAGES)
         self._greeting = _phrases((row.code, _split(row.greeting)) for row in LANGUAGES)
@@ -97,14 +100,30 @@ class Lexicon:
     # Lines
 
     def approves(self, line: Sequence[str]) -> Match | None:
-        """The approve-word that a line of words begins with, marks of emphasis and lists aside."""
+        """The approve-word that a line of words begins with, marks of emphasis and lists aside.
+
+        What is approved may stand before it ("the order is approved") or behind it ("I approve this order").
+        """
         start = _emphasis(line, self._approve)
-        return _at(self._approve, line, start)
+        match = _at(self._approve, line, start) or self._behind_subject(self._approve, line, start)
+        if match and (thing := _at(self._object, line, match.length)) and thing.languages & match.languages:
+            return Match(f"{match.phrase} {thing.phrase}", thing.length, match.languages)
+        return match
+
+    def _behind_subject(self, table: _Phrases, line: Sequence[str], start: int) -> Match | None:
+        subject = _at(self._subject, line, start)
+        if subject is None:
+            return None
+        comma = subject.length < len(line) and line[subject.length] in _COMMAS
+        match = _at(table, line, subject.length + comma)
+        if match is None or not match.languages & subject.languages:
+            return None
+        return Match(" ".join(line[start : match.length]), match.length, match.languages)
 
     def rejects(self, line: Sequence[str], folded: str) -> Match | None:
         """The reject-word that a line of words begins with."""
         start = _emphasis(line, self._reject)
-        if match := _at(self._reject, line, start):
+        if match := _at(self._reject, line, start) or self._behind_subject(self._reject, line, start):
             return match
         if (match := _at(self._reject_whole, line, start)) and self.only_courtesies(line[match.length :]):
             return match

@@ -110,6 +110,9 @@ def parse(data: bytes) -> Mail | Unreadable:
     if data.startswith(b"From "):  # mbox
         data = data.partition(b"\n")[2]
     doubts: list[str] = []
+    if data.startswith(b"\n"):
+        data = data.lstrip(b"\n")
+        doubts.append("empty lines stand above its header")
     try:
         fields, body = _fields(data, 0, doubts)
         if not fields:

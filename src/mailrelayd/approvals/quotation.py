@@ -23,6 +23,7 @@ _DATE = re.compile(
 )
 _DAY = re.compile(r"(?<!\d)\d{1,2}(?!\d)")
 _ADDRESS = re.compile(r"(?<![^\s<>@\"])[^\s<>@\"]++@[^\s<>@\"]++")
+_ANGLE = re.compile(r"\S\s<[^\s<>@]++@[^\s<>@]++>\s*$")  # "From "Name" <address>" without a colon
 _COLON = re.compile(r":[\s\"*_>-]*$")
 QUOTE = re.compile(r"^\s{0,3}[>＞》»]")
 RULE = re.compile(r"^(?=.*?[_=*#~-]{5})[\s_=*#~.·•-]++$")
@@ -88,9 +89,15 @@ class Quotation:
             return Separator.OLDER if older else None
         if fenced is None:
             return None
-        if self.lexicon.speaks_against(text) or not folded.rstrip(" :").endswith(tuple(_DASHES)):
+        if (
+            self.lexicon.speaks_against(text)
+            or self.lexicon.approves(line_words(text))
+            or not folded.rstrip(" :").endswith(tuple(_DASHES))
+        ):
             return None
-        if following is None or not (self._header_name(following) or self.attributes(following)):
+        if following is None or not (
+            self._header_name(following) or self.attributes(following) or _ANGLE.search(self.lines[following])
+        ):
             return None
         return Separator.OLDER
 

@@ -166,7 +166,8 @@ class Registry:
             self._folder.remove(f"{one.queue_id}.json", sync=False)
             self._folder.remove(f"{one.queue_id}.lines", sync=False)
             self.drop_original(one.queue_id)
-            self._forget(one)
+            with self._lock:
+                self._forget(self._by_queue_id[one.queue_id])
         return len(old)
 
     def _read(self, name: str) -> bytes:

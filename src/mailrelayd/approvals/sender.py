@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mailrelayd.approvals import authres
-from mailrelayd.approvals.dkim import READ, Signed
+from mailrelayd.approvals.dkim import READ, Signed, signed_parts
 from mailrelayd.approvals.judge import Sender, single_address
 from mailrelayd.approvals.mime import Mail, parse
 from mailrelayd.approvals.tokens import all_tokens
 from mailrelayd.outbound.headers import Header, Unreadable, split_header
+
+_HANDED_IN = re.compile(r"\s*by\s+\S+\s+\(mailrelayd\)\s")  # our own line, and that of other relays like us
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +44,16 @@ class SenderCheck:
         domain = address.rpartition("@")[2]
         if self.method == "token-only":
             return Sender(address, True, "the token alone decides (sender_check)", self.method)
+        if any(_HANDED_IN.match(one.text) for one in header.named("received")):
+            # The smarthost vouches for whatever From we send it: any program here could answer in a person's name.
+            return Sender(address, False, "a program handed it in to mailrelayd, which sent it on", self.method)
         if self.method == "dkim" and self.dkim is not None:
             if not ask:
                 return Sender(address, False, "nothing depends on who wrote it", self.method)
             return self._signed(self.dkim, data, address, at, lasting)
         if self.method in ("authentication-results", "microsoft-365"):
             verdict = self._results(header, domain)
+            tokens = _signed_tokens(data, header, domain) if verdict.signature_alone else None
             return Sender(
                 address,
                 verdict.trusted,
@@ -56,6 +63,7 @@ class SenderCheck:
                 verdict.dmarc,
                 verdict.dkim,
                 verdict.spf,
+                tokens,
             )
         return Sender(address, False, "no sender_check is configured", self.method)
 
@@ -71,12 +79,24 @@ class SenderCheck:
         if not verdict.valid:
             return Sender(address, False, verdict.reason, self.method, dkim="fail")
         # Anybody may send a signed mail again with other fields around it: what is not signed says nothing.
-        mail = parse(verdict.signed)
-        tokens = frozenset(map(str, all_tokens(mail))) if isinstance(mail, Mail) else frozenset[str]()
-        return Sender(address, True, verdict.reason, self.method, dkim="pass", tokens=tokens)
+        return Sender(address, True, verdict.reason, self.method, dkim="pass", tokens=_tokens(verdict.signed))
 
     def _results(self, header: Header, domain: str) -> authres.Verdict:
         fields = [(field.name, field.text) for field in header.fields]
         if self.method == "microsoft-365":
             return authres.judge_microsoft_365(fields, domain)
         return authres.judge(fields, domain, self.authserv_ids)
+
+
+def _tokens(signed: bytes) -> frozenset[str]:
+    mail = parse(signed)
+    return frozenset(map(str, all_tokens(mail))) if isinstance(mail, Mail) else frozenset()
+
+
+def _signed_tokens(data: bytes, header: Header, domain: str) -> frozenset[str] | None:
+    """The tokens that every signature of the sender's domain covers, by their own word; None: there is none of it.
+
+    Our server has found one of them good and does not say which: so each must cover them.
+    """
+    covered = [_tokens(part) for part in signed_parts(data, header, domain)]
+    return frozenset.intersection(*covered) if covered else None

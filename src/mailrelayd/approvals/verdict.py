@@ -23,7 +23,7 @@ _CHOICE = frozenset(
 )
 _EITHER = frozenset((*_CHOICE, "o", "of", "and", "und", ",", "&", "+", "-", "."))
 _PAUSE = re.compile(r"[.!,;:()\u3002\uff0c\u3001-]")
-_LEADING = " \t*_#·•。、،۔-–—:.,;!✅✔☑👍"
+_LEADING = " \t*_#·•。、،۔-–—:.,;!¡✅✔☑👍"
 
 
 def judge(lines: Sequence[str], lexicon: Lexicon, options: Options) -> Verdict:

@@ -2,6 +2,8 @@
 
 approve   the first line is one of these, with nothing but courtesies behind it
 reject    the first line begins with one of these; "=" in front: it is nothing else
+subject   may stand before a decision word: "the order is", "die Bestellung ist"
+object    may stand directly behind an approve-word: "this request", "den Antrag"
 doubt     anywhere in the new text, these keep an approval from being one
 own       as doubt, but only beside a decision word of the same language, or where they begin a sentence: in another
           language the same letters are an everyday word
@@ -26,6 +28,8 @@ class Language:
     code: str
     approve: str
     reject: str
+    subject: str = ""
+    object: str = ""
     doubt: str = ""
     own: str = ""
     harmless: str = ""
@@ -38,14 +42,17 @@ class Language:
 LANGUAGES = (
     Language(
         "en",
-        approve="approve|approved|approves|i approve|we approve|i approve this|i approve it|approve it|approve this"
-        "|approved by me|i have approved|i approve this request|i approve the request|this is approved|it is approved"
-        "|it's approved|request approved|approval granted|hereby approved|i hereby approve",
+        approve="approve|approved|approves|i approve|we approve|approved by me|i have approved|this is approved"
+        "|it is approved|it's approved|request approved|approval granted|hereby approved|i hereby approve",
         reject="reject|rejected|rejects|rejecting|i reject|we reject|decline|declined|declines|i decline|deny|denied"
         "|i deny|disapprove|disapproved|i disapprove|refuse|refused|i refuse|we refuse|we decline|request rejected"
         "|request denied|this is rejected|it is rejected|is rejected|approval denied|approval refused|veto|vetoed"
         "|i must reject|i have to reject|sorry, rejected|i do not approve|i don't approve|we do not approve"
         "|i cannot approve|i can't approve|=not approved|=unapproved|=do not approve|=don't approve",
+        subject="the request is|this request is|your request is|the order is|this order is|your order is"
+        "|the purchase order is|the invoice is|order|the purchase is",
+        object="this|it|the request|this request|your request|the order|this order|your order|the purchase order"
+        "|this purchase order|the invoice|this invoice|the purchase|this purchase",
         doubt="not|never|cannot|can't|didnt|isnt|nor|neither|nope|if|unless|but|except|excepting|excluding|only"
         "|pending|ignore|disregard|provided|providing|assuming|assume|assumes|conditional|conditionally|condition"
         "|conditions|contingent|subject to|until|wait|waiting|hold off|however|although|though|whether|maybe|perhaps"
@@ -59,7 +66,13 @@ LANGUAGES = (
         own="once|no|till|dont|wont|cant|hold",
         harmless="no objection|no objections|no issue|no issues|no problem|no problems|no concern|no concerns"
         "|no comment|no comments|no worries|no changes|no change|no remarks|no questions|no doubt|no doubts"
-        "|no further|no more|no need|order no|invoice no|po no|ref no|request no|without doubt",
+        "|no further|no more|no need|order no|invoice no|po no|ref no|request no|without doubt"
+        "|don't print this e-mail unless it's really necessary|don't print this email unless it's really necessary"
+        "|do not print this e-mail unless it is really necessary"
+        "|do not print this email unless it is really necessary|don't print this e-mail unless you really need to"
+        "|don't print this email unless you really need to|may not be your working hours"
+        "|do not feel obliged to reply|do not feel obligated to reply|don't feel obliged to reply"
+        "|don't feel obligated to reply",
         courtesy="thanks|thank you|thank u|thankyou|thx|ty|tnx|tks|many thanks|thanks a lot|thanks a million"
         "|thanks so much|thanks very much|thank you so much|thank you very much|thanks again|thank you again"
         "|thanks in advance|thank you in advance|thanks everyone|thanks all|thanks team|thank you all|thank you team"
@@ -90,11 +103,21 @@ LANGUAGES = (
         approve="genehmigt|genehmige|ich genehmige|wir genehmigen|genehmigen|freigegeben|freigeben|ich gebe frei"
         "|gebe ich frei|gebe frei|freigabe erteilt|genehmigung erteilt|bewilligt|ich bewillige|zugestimmt"
         "|ich stimme zu|stimme zu|hiermit genehmigt|hiermit genehmige ich|hiermit freigegeben|antrag genehmigt"
-        "|genehmigt von mir|von mir genehmigt",
+        "|genehmigt von mir|von mir genehmigt|ich gebe die bestellung frei|ich gebe diese bestellung frei"
+        "|ich gebe den antrag frei|ich gebe die rechnung frei|ich gebe das frei|ich gebe dies frei",
         reject="abgelehnt|ablehnen|ablehnung|lehne ab|ich lehne ab|lehne ich ab|wir lehnen ab|zurückgewiesen"
         "|verweigert|abgewiesen|wird abgelehnt|ist abgelehnt|hiermit abgelehnt|antrag abgelehnt"
         "|genehmigung verweigert|freigabe verweigert|ich genehmige nicht|ich stimme nicht zu|=nicht genehmigt"
-        "|=nicht freigegeben|=nicht bewilligt|=keine freigabe|=keine genehmigung|=freigabe nicht erteilt",
+        "|=nicht freigegeben|=nicht bewilligt|=keine freigabe|=keine genehmigung|=freigabe nicht erteilt"
+        "|ich lehne den antrag ab|ich lehne diesen antrag ab|ich lehne ihren antrag ab|ich lehne die bestellung ab"
+        "|ich lehne diese bestellung ab|ich lehne die anfrage ab|ich lehne die rechnung ab|ich lehne das ab"
+        "|ich lehne dies ab|hiermit lehne ich den antrag ab|hiermit lehne ich die bestellung ab"
+        "|hiermit lehne ich die anfrage ab|hiermit lehne ich ab",
+        subject="der antrag ist|ihr antrag ist|dein antrag ist|antrag ist|die bestellung ist|diese bestellung ist"
+        "|ihre bestellung ist|deine bestellung ist|bestellung|bestellung ist|die anfrage ist|ihre anfrage ist"
+        "|anfrage|die rechnung ist|rechnung|ist",
+        object="den antrag|diesen antrag|ihren antrag|deinen antrag|die bestellung|diese bestellung|ihre bestellung"
+        "|die anfrage|diese anfrage|die rechnung|diese rechnung|das|dies",
         doubt="ungenehmigt|nicht|kein|keine|keinen|keinem|keiner|keinerlei|niemals|wenn|falls|sofern|außer|aber"
         "|jedoch|nur|vorbehaltlich|vorbehalt|bedingung|bedingungen|vorausgesetzt|voraussetzung|solange|sobald|leider"
         "|warten|warte|stopp|widerrufe|widerruf|irrtum|irrtümlich|versehentlich|ignorieren|vorläufig|bedingt|erst"
@@ -119,12 +142,16 @@ LANGUAGES = (
     ),
     Language(
         "fr",
-        approve="approuvé|approuvée|approuvés|approuvées|approuve|approuver|j'approuve|nous approuvons|validé|validée"
-        "|je valide|autorisé|autorisée|j'autorise|demande approuvée|approbation accordée|bon pour accord|accordé"
-        "|accordée",
+        approve="approuvé|approuvée|approuvés|approuvées|approuve|approuver|j'approuve|nous approuvons|validé"
+        "|validée|je valide|autorisé|autorisée|j'autorise|demande approuvée|approbation accordée|bon pour accord"
+        "|accordé|accordée|accepté|acceptée|j'accepte",
         reject="désapprouvé|désapprouvée|je désapprouve|rejeté|rejetée|rejette|rejeter|je rejette|refusé|refusée"
         "|refuser|je refuse|nous refusons|décliné|je décline|demande refusée|demande rejetée|je n'approuve pas"
         "|=non approuvé|=non approuvée|=pas approuvé|=non validé|=pas d'accord",
+        subject="la demande est|cette demande est|votre demande est|ta demande est|la commande est"
+        "|cette commande est|votre commande est|la facture est|c'est|commande|facture",
+        object="la demande|cette demande|votre demande|ta demande|la commande|cette commande|votre commande"
+        "|la facture|cette facture|cet achat",
         doubt="jamais|sauf|seulement|uniquement|hormis|excepté|condition|conditions|conditionnel|sous réserve|réserve"
         "|à condition|pourvu|tant que|dès que|toutefois|cependant|néanmoins|pourtant|malheureusement|attendre"
         "|attendez|ignorer|ignorez|ignore|erreur|annuler|annulé|annulez|peut-être|peut être|partiellement|en attente"
@@ -146,10 +173,14 @@ LANGUAGES = (
         "es",
         approve="aprobado|aprobada|aprobados|aprobadas|apruebo|aprobar|aprueba|se aprueba|lo apruebo|la apruebo"
         "|yo apruebo|aprobamos|autorizado|autorizada|autorizo|se autoriza|solicitud aprobada|visto bueno"
-        "|queda aprobado|queda aprobada|aprobación concedida",
+        "|queda aprobado|queda aprobada|aprobación concedida|aceptado|aceptada|acepto",
         reject="rechazado|rechazada|rechazo|rechazar|rechaza|se rechaza|lo rechazo|la rechazo|rechazamos|denegado"
         "|denegada|deniego|declinado|declino|solicitud rechazada|solicitud denegada|desaprobado|desapruebo|no apruebo"
         "|no lo apruebo|=no aprobado|=no aprobada|=no autorizado",
+        subject="la solicitud está|la solicitud queda|su solicitud está|tu solicitud está|el pedido está"
+        "|el pedido queda|su pedido está|la factura está|está|pedido|factura",
+        object="la solicitud|esta solicitud|su solicitud|tu solicitud|el pedido|este pedido|la factura|esta factura"
+        "|la compra|esta compra",
         doubt="nunca|jamás|pero|salvo|excepto|menos|solo|sólo|solamente|únicamente|siempre que|siempre y cuando"
         "|condición|condiciones|condicionado|condicionada|condicional|sujeto a|sujeta a|a condición|hasta|mientras"
         "|sin embargo|aunque|pendiente|ignorar|ignore|ignora|error|cancelar|cancelado|esperar|espera|espere|quizás"
@@ -170,11 +201,16 @@ LANGUAGES = (
     Language(
         "it",
         approve="approvato|approvata|approvati|approvate|approvo|approvare|approva|si approva|lo approvo|la approvo"
-        "|approviamo|autorizzato|autorizzata|autorizzo|si autorizza|richiesta approvata|approvazione concessa",
+        "|approviamo|autorizzato|autorizzata|autorizzo|si autorizza|richiesta approvata|approvazione concessa"
+        "|accettato|accettata|accetto",
         reject="disapprovato|disapprovo|respinto|respinta|respingo|respingere|rifiutato|rifiutata|rifiuto|rifiutare"
         "|rifiuta|rigettato|rigettata|rigetto|negato|negata|declinato|bocciato|bocciata|boccio|richiesta respinta"
         "|richiesta rifiutata|si respinge|si rifiuta|lo rifiuto|lo respingo|non approvo|=non approvato|=non approvata"
         "|=non autorizzato",
+        subject="la richiesta è|questa richiesta è|la sua richiesta è|la tua richiesta è|l'ordine è|la fattura è|è"
+        "|ordine|fattura",
+        object="la richiesta|questa richiesta|la sua richiesta|la tua richiesta|l'ordine|quest'ordine|questo ordine"
+        "|la fattura|questa fattura",
         doubt="tranne|eccetto|salvo|solo|soltanto|solamente|unicamente|a condizione|condizione|condizioni"
         "|condizionato|condizionata|a patto|purché|fino a|finché|tuttavia|però|sebbene|anche se|in attesa|ignorare"
         "|ignora|ignori|errore|annullare|annullato|aspettare|aspetta|attendere|forse|parzialmente|purtroppo"
@@ -195,11 +231,16 @@ LANGUAGES = (
     Language(
         "pt",
         approve="aprovado|aprovada|aprovados|aprovadas|aprovo|aprovar|aprova|eu aprovo|aprovamos|autorizado"
-        "|autorizada|autorizo|solicitação aprovada|pedido aprovado|fica aprovado|aprovação concedida",
+        "|autorizada|autorizo|solicitação aprovada|pedido aprovado|fica aprovado|aprovação concedida|aceito|aceita"
+        "|aceite",
         reject="rejeitado|rejeitada|rejeito|rejeitar|rejeita|recusado|recusada|recuso|recusar|recusa|reprovado"
         "|reprovada|reprovo|reprovar|negado|negada|nego|declinado|declino|indeferido|indeferida|solicitação rejeitada"
         "|pedido recusado|pedido rejeitado|desaprovado|desaprovo|não aprovo|=não aprovado|=não aprovada|=nao aprovado"
         "|=não autorizado",
+        subject="o pedido está|este pedido está|seu pedido está|a solicitação está|sua solicitação está"
+        "|a encomenda está|a fatura está|está|fatura",
+        object="o pedido|este pedido|esse pedido|seu pedido|a solicitação|esta solicitação|essa solicitação|a fatura"
+        "|a compra|a encomenda",
         doubt="não|nao|nunca|jamais|exceto|salvo|apenas|somente|só|desde que|contanto|condição|condições|condicionado"
         "|condicionada|condicional|sujeito a|sujeita a|até|enquanto|porém|contudo|entretanto|embora|pendente|ignorar"
         "|ignore|erro|cancelar|cancelado|esperar|aguardar|aguarde|espere|talvez|parcialmente|infelizmente|rejeição"
@@ -220,10 +261,15 @@ LANGUAGES = (
         "nl",
         approve="goedgekeurd|goedgekeurde|goedkeuren|keur goed|ik keur goed|ik keur het goed|ik keur dit goed"
         "|wij keuren goed|goedkeuring verleend|akkoord|ik ga akkoord|ga akkoord|aanvraag goedgekeurd"
-        "|hierbij goedgekeurd|toegestaan",
+        "|hierbij goedgekeurd|toegestaan|ik keur de aanvraag goed|ik keur deze aanvraag goed"
+        "|ik keur uw aanvraag goed|ik keur de bestelling goed|ik keur deze bestelling goed|ik keur de factuur goed",
         reject="afgekeurd|afkeuren|afgewezen|afwijzen|wijs af|ik wijs af|ik wijs het af|ik wijs dit af|keur af"
         "|ik keur af|ik keur het af|geweigerd|weigeren|weiger|ik weiger|verworpen|aanvraag afgewezen|is afgewezen"
-        "|afgewezen door mij|ik ga niet akkoord|ik keur niet goed|=niet goedgekeurd|=niet akkoord|=geen akkoord",
+        "|afgewezen door mij|ik ga niet akkoord|ik keur niet goed|=niet goedgekeurd|=niet akkoord|=geen akkoord"
+        "|ik wijs de aanvraag af|ik wijs deze aanvraag af|ik wijs uw aanvraag af|ik wijs de bestelling af"
+        "|ik wijs deze bestelling af|ik keur de aanvraag af|ik keur de bestelling af",
+        subject="de aanvraag is|deze aanvraag is|uw aanvraag is|je aanvraag is|de bestelling is|de factuur is"
+        "|bestelling|is",
         doubt="niet|geen|nooit|tenzij|indien|mits|behalve|uitgezonderd|alleen|slechts|voorwaarde|voorwaarden"
         "|voorwaardelijk|onder voorbehoud|voorbehoud|zolang|zodra|hoewel|wachten|wacht|negeer|negeren|vergissing"
         "|per ongeluk|misschien|gedeeltelijk|helaas|afwijzing|totdat|annuleren|geannuleerd|voorlopig|intrekken"
@@ -246,6 +292,8 @@ LANGUAGES = (
         reject="avslagen|avslaget|avslag|avslås|avslår|jag avslår|avslå|avvisad|avvisat|avvisas|avvisar|jag avvisar"
         "|nekad|nekat|nekas|nekar|jag nekar|avböjer|jag avböjer|underkänd|underkänt|underkänner|avstyrks"
         "|jag godkänner inte|=ej godkänd|=ej godkänt|=inte godkänd|=inte godkänt|=godkänns ej|=godkänns inte",
+        subject="ansökan är|begäran är|din ansökan är|din begäran är|beställningen är|fakturan är|är",
+        object="ansökan|begäran|beställningen|fakturan|denna begäran|den här begäran|detta|det",
         doubt="inte|ej|icke|aldrig|inget|inga|såvida|förutsatt|förutsättning|under förutsättning|villkor|villkorat"
         "|villkorligt|utom|förutom|endast|enbart|tills|dock|däremot|vänta|väntar|avvakta|ignorera|misstag|kanske"
         "|delvis|tyvärr|ångrar|återkallar|återkallas|annullera|preliminärt|annars|bortse|nej|med reservation|ifall",
@@ -265,6 +313,8 @@ LANGUAGES = (
         "|herved godkjent|innvilget|innvilges|bifalles|eg godkjenner",
         reject="avvist|avvises|avviser|jeg avviser|avvis|avslått|avslås|avslår|jeg avslår|avslag|nektet|nektes|nekter"
         "|forkastet|underkjent|underkjennes|jeg godkjenner ikke|=ikke godkjent|=ikkje godkjent",
+        subject="forespørselen er|søknaden er|bestillingen er|ordren er|fakturaen er|er",
+        object="forespørselen|søknaden|bestillingen|ordren|fakturaen|denne forespørselen|dette|det",
         doubt="ikke|ikkje|aldri|dersom|hvis|såfremt|forutsatt|forutsetning|under forutsetning|betinget|betingelse"
         "|vilkår|unntatt|bortsett|avvent|ignorer|feil|feilaktig|kanskje|delvis|dessverre|angrer|trekker|trukket"
         "|kansellert|kanseller|foreløpig|ellers|imidlertid|selv om|med forbehold|forbehold|hverken",
@@ -283,6 +333,8 @@ LANGUAGES = (
         "|bevilget|bevilges|bifaldes",
         reject="afvist|afvises|afviser|jeg afviser|afvis|afslået|afslås|afslår|jeg afslår|afslag|nægtet|nægtes|nægter"
         "|forkastet|underkendt|jeg godkender ikke|jeg kan ikke godkende|=ikke godkendt",
+        subject="anmodningen er|din anmodning er|ansøgningen er|bestillingen er|ordren er|fakturaen er|er",
+        object="anmodningen|ansøgningen|bestillingen|ordren|fakturaen|denne anmodning|dette|det",
         doubt="ikke|aldrig|hvis|såfremt|forudsat|forudsætning|under forudsætning|betinget|betingelse|vilkår|undtagen"
         "|bortset|kun hvis|afvent|ignorer|ignorér|fejl|fejlagtigt|måske|delvist|desværre|fortryder|trækker|annulleret"
         "|annuller|foreløbig|ellers|nej|selvom|med forbehold|forbehold|hverken",
@@ -302,6 +354,8 @@ LANGUAGES = (
         "|hyväksytyt|puollan|puolletaan",
         reject="hylätty|hylkään|hylätään|hylkäämme|hylkää|hylkään pyynnön|evätty|evätään|torjuttu|kielletty"
         "|en hyväksy|ei hyväksytä|emme hyväksy|kieltäydyn|=ei hyväksytty|=hyväksymättä",
+        subject="pyyntö on|pyyntösi on|hakemus on|tilaus on|lasku on|on",
+        object="pyynnön|tämän pyynnön|hakemuksen|tilauksen|tämän tilauksen|laskun|tämän",
         doubt="puuttuu|eivät|emme|ettei|jos|mikäli|ellei|ellen|paitsi|ainoastaan|kunhan|ehdolla|ehdollisesti|ehto"
         "|ehdot|edellyttäen|mutta|kuitenkin|vaikka|odota|odottakaa|odottaa|odottaen|vahingossa|virhe|virheellisesti"
         "|ehkä|osittain|valitettavasti|peruutan|peruutettu|peruuta|hylkäys|ennen kuin|poislukien|varauksin|muuten",
@@ -318,11 +372,14 @@ LANGUAGES = (
         "pl",
         approve="zatwierdzone|zatwierdzam|zatwierdzony|zatwierdzona|zatwierdzono|zatwierdzamy|zatwierdź|zatwierdzić"
         "|zaakceptowane|zaakceptowano|zaakceptowany|zaakceptowana|akceptuję|akceptujemy|akceptuj|aprobuję"
-        "|wyrażam zgodę|zgoda udzielona|zatwierdzam wniosek|akceptuję wniosek",
+        "|wyrażam zgodę|zgoda udzielona|zatwierdzam wniosek|akceptuję wniosek|zgadzam się|zgadzamy się",
         reject="odrzucone|odrzucam|odrzucony|odrzucona|odrzucono|odrzucamy|odrzuć|odrzucić|odrzucam wniosek|odmawiam"
         "|odmowa|odmówiono|nie zatwierdzam|nie akceptuję|nie wyrażam zgody|niezatwierdzone|niezatwierdzony"
         "|niezatwierdzona|niezaakceptowane|niezaakceptowany|=nie zatwierdzone|=nie zatwierdzono|=brak zgody"
-        "|=brak akceptacji",
+        "|=brak akceptacji|nie zgadzam się",
+        subject="wniosek|wniosek jest|wniosek został|zamówienie|zamówienie jest|zamówienie zostało|faktura"
+        "|faktura jest|prośba|jest",
+        object="wniosek|ten wniosek|zamówienie|to zamówienie|fakturę|tę fakturę|prośbę|zakup|ten zakup|to",
         doubt="nie|nigdy|jeśli|jeżeli|jeśliby|gdy|gdyby|pod warunkiem|warunek|warunkowo|warunki|chyba że|oprócz"
         "|z wyjątkiem|wyjątkiem|tylko|wyłącznie|jedynie|dopóki|dopiero|jednak|lecz|chociaż|choć|czekać|czekaj"
         "|proszę czekać|poczekaj|pomyłka|pomyłkowo|omyłkowo|przez pomyłkę|może|częściowo|niestety|wycofuję|anuluj"
@@ -341,10 +398,12 @@ LANGUAGES = (
     Language(
         "cs",
         approve="schváleno|schvaluji|schválený|schválená|schválené|schválen|schválena|schvalujeme|schválit|schvaluju"
-        "|schvaluji žádost|povoleno|povoluji|odsouhlaseno|odsouhlasuji",
+        "|schvaluji žádost|povoleno|povoluji|odsouhlaseno|odsouhlasuji|souhlasím|souhlasíme",
         reject="zamítnuto|zamítám|zamítnutý|zamítnutá|zamítnuté|zamítnut|zamítnuta|zamítáme|zamítnout|zamítnutí"
         "|odmítnuto|odmítám|odmítnout|odmítnutí|odmítnutá|odmítnutý|neschváleno|neschvaluji|neschválený|neschválená"
         "|nepovoleno|neschvalujeme|nesouhlasím",
+        subject="žádost|žádost je|objednávka|objednávka je|faktura|faktura je|je",
+        object="žádost|tuto žádost|objednávku|tuto objednávku|fakturu|požadavek|tento požadavek|nákup|to",
         doubt="nikdy|pokud|jestliže|jestli|kdyby|pouze|jenom|podmínka|podmínky|podmíněně|podmínkou|s podmínkou|kromě"
         "|vyjma|s výjimkou|dokud|avšak|ovšem|ačkoli|ačkoliv|čekat|počkejte|počkat|čekejte|omylem|omyl|chyba|možná"
         "|částečně|bohužel|ruším|zrušit|zrušeno|ignorujte|ignorovat|předběžně|jinak|výhradou|výhrady|nelze|není"
@@ -364,6 +423,8 @@ LANGUAGES = (
         approve="schválené|schvaľujem|schválený|schválená|schvaľujeme|schváliť|súhlasím|povolené|povoľujem|odsúhlasené",
         reject="zamietnuté|zamietam|zamietnutý|zamietnutá|zamietame|zamietnuť|odmietnuté|odmietam|neschválené"
         "|neschvaľujem|nesúhlasím|nepovolené",
+        subject="žiadosť|žiadosť je|objednávka|objednávka je|faktúra|faktúra je|je",
+        object="žiadosť|túto žiadosť|objednávku|túto objednávku|faktúru|požiadavku|nákup|to",
         doubt="nikdy|pokiaľ|iba|podmienka|podmienky|podmienečne|okrem|s výnimkou|avšak|počkajte|čakať|omylom|chyba"
         "|možno|čiastočne|bohužiaľ|zrušiť|zrušené|predbežne|inak|výhradou|výhrady|nie|nemôžem|kým",
         own="ak|len|ale|keď|až",
@@ -379,6 +440,9 @@ LANGUAGES = (
         reject="elutasítva|elutasítom|elutasított|elutasítjuk|elutasítás|elutasít|elutasítani|megtagadva|megtagadom"
         "|visszautasítva|visszautasítom|nem hagyom jóvá|nem engedélyezem|nem fogadom el|=nincs jóváhagyva"
         "|=nem jóváhagyott",
+        subject="a kérelem|kérelem|a kérés|a rendelés|a megrendelés|megrendelés|a számla|a kérelmet|a rendelést"
+        "|a megrendelést|a számlát",
+        object="a kérelmet|a kérést|a rendelést|a megrendelést|a számlát|a beszerzést|ezt",
         doubt="nincs|nincsen|soha|sose|hacsak|feltéve|feltétel|feltételek|feltétellel|feltételesen|amennyiben|kivéve"
         "|csak|csupán|kizárólag|amíg|ameddig|azonban|bár|ugyan|várjon|várj|várjatok|várni|tévedés|tévedésből"
         "|véletlenül|talán|esetleg|részben|sajnos|visszavonom|visszavonva|törlöm|törölni|előzetesen|különben"
@@ -395,9 +459,12 @@ LANGUAGES = (
     Language(
         "ro",
         approve="aprobat|aprobată|aprobata|aprob|aprobăm|aproba|aprobate|aprobați|se aprobă|eu aprob|cerere aprobată"
-        "|aprobarea acordată|autorizat|autorizez",
+        "|aprobarea acordată|autorizat|autorizez|de acord|sunt de acord|suntem de acord",
         reject="respins|respinsă|respinsa|resping|respingem|respinge|refuzat|refuzată|refuz|refuzăm|se respinge"
-        "|cerere respinsă|neaprobat|neaprobată|dezaprobat|dezaprob|nu aprob|=nu se aprobă|=nu este aprobat",
+        "|cerere respinsă|neaprobat|neaprobată|dezaprobat|dezaprob|nu aprob|=nu se aprobă|=nu este aprobat"
+        "|nu sunt de acord|nu suntem de acord",
+        subject="cererea este|solicitarea este|comanda este|factura este|este",
+        object="cererea|această cerere|solicitarea|comanda|această comandă|factura|achiziția",
         doubt="niciodată|dacă|daca|cu condiția|condiția|condiție|condiționat|condiții|decât|doar|numai|exceptând"
         "|cu excepția|excepția|până când|totuși|însă|deși|așteptați|așteaptă|aștept|greșeală|eroare|poate|parțial"
         "|din păcate|retrag|anulez|anulat|ignorați|ignora|provizoriu|altfel|rezerve|sub rezerva|respingere|nici"
@@ -416,11 +483,13 @@ LANGUAGES = (
         "ru",
         approve="одобрено|одобряю|одобрен|одобрена|одобряем|одобрить|утверждено|утверждаю|утвержден|утверждён"
         "|утверждена|утвердить|согласовано|согласую|согласован|согласована|согласовываю|разрешено|разрешаю"
-        "|запрос одобрен|заявка одобрена|я одобряю|одобрено мной",
+        "|запрос одобрен|заявка одобрена|я одобряю|одобрено мной|согласен|согласна|согласны",
         reject="отклонено|отклоняю|отклонен|отклонён|отклонена|отклоняем|отклонить|отклонение|отказано|отказываю"
         "|отказ|отказать|отвергнуто|отвергаю|отвергнут|отказываюсь|запрос отклонен|заявка отклонена|не одобряю"
-        "|не согласую|не утверждаю|=не одобрено|=не согласовано|=не утверждено|=не согласен|запрещено|запрещаю"
-        "|я отклоняю",
+        "|не согласую|не утверждаю|=не одобрено|=не согласовано|=не утверждено|запрещено|запрещаю|я отклоняю"
+        "|не согласен|не согласна",
+        subject="заявка|запрос|заказ|счёт|счет|заявку|закупку|закупка",
+        object="заявку|эту заявку|вашу заявку|запрос|этот запрос|заказ|этот заказ|счёт|счет|закупку",
         doubt="не|нет|ли|никогда|ни|если|при условии|условие|условии|условия|условно|кроме|за исключением|исключением"
         "|только|лишь|пока|но|однако|хотя|подождите|ждать|ждите|подожди|ошибка|ошибочно|по ошибке|может быть|возможно"
         "|частично|к сожалению|отзываю|отменяю|отменить|отменено|отмена|игнорируйте|предварительно|иначе|с оговоркой"
@@ -440,6 +509,8 @@ LANGUAGES = (
         "|погоджую|погоджена|погоджений|дозволено|дозволяю|запит схвалено|ухвалено",
         reject="відхилено|відхиляю|відхилений|відхилена|відхиляємо|відхилити|відмовлено|відмовляю|відмова|не схвалюю"
         "|не погоджую|не затверджую|=не схвалено|=не погоджено|=не затверджено|заборонено|запит відхилено",
+        subject="заявка|запит|замовлення|рахунок|заявку|закупівлю",
+        object="заявку|цю заявку|вашу заявку|запит|цей запит|замовлення|це замовлення|рахунок|закупівлю",
         doubt="не|ні|ніколи|якщо|за умови|умова|умови|умовою|умовно|крім|окрім|за винятком|винятком|тільки|лише|поки"
         "|але|проте|однак|хоча|зачекайте|чекати|чекайте|помилка|помилково|можливо|частково|на жаль|відкликаю|скасовую"
         "|скасувати|скасовано|ігноруйте|попередньо|інакше|застереженням|немає|відхилення|після того як|щойно",
@@ -453,8 +524,12 @@ LANGUAGES = (
     ),
     Language(
         "bg",
-        approve="одобрено|одобрявам|одобрен|одобрена|одобряваме|съгласувано|утвърдено|утвърждавам|разрешено",
-        reject="отхвърлено|отхвърлям|отхвърлен|отхвърлена|отказано|отказвам|неодобрено|не одобрявам|=не е одобрено",
+        approve="одобрено|одобрявам|одобрен|одобрена|одобряваме|съгласувано|утвърдено|утвърждавам|разрешено|съгласен"
+        "|съгласна|съгласен съм|съгласна съм",
+        reject="отхвърлено|отхвърлям|отхвърлен|отхвърлена|отказано|отказвам|неодобрено|не одобрявам|=не е одобрено"
+        "|не съм съгласен|не съм съгласна",
+        subject="заявката е|поръчката е|фактурата е|искането е",
+        object="заявката|тази заявка|поръчката|тази поръчка|фактурата|искането|покупката",
         doubt="не|никога|ако|освен|само|при условие|условие|обаче|въпреки|изчакайте|грешка|може би|частично|отменям"
         "|отказ|няма|докато|но",
         harmless="няма проблем|нямам възражения",
@@ -465,9 +540,11 @@ LANGUAGES = (
     Language(
         "el",
         approve="εγκρίνεται|εγκρίθηκε|εγκρίνω|εγκεκριμένο|εγκεκριμένη|εγκρίνουμε|το εγκρίνω|εγκρίνετε"
-        "|η αίτηση εγκρίνεται|εγκρίνονται",
+        "|η αίτηση εγκρίνεται|εγκρίνονται|συμφωνώ|συμφωνούμε",
         reject="απορρίπτεται|απορρίφθηκε|απορρίπτω|απορρίπτουμε|το απορρίπτω|απόρριψη|απορριφθεί|απορριπτέο|αρνούμαι"
-        "|δεν εγκρίνω|δεν το εγκρίνω|=δεν εγκρίνεται|=δεν εγκρίθηκε|=μη εγκεκριμένο",
+        "|δεν εγκρίνω|δεν το εγκρίνω|=δεν εγκρίνεται|=δεν εγκρίθηκε|=μη εγκεκριμένο|δεν συμφωνώ",
+        subject="το αίτημα|η αίτηση|η παραγγελία|το τιμολόγιο",
+        object="το αίτημα|αυτό το αίτημα|το αίτημά σας|την αίτηση|την παραγγελία|το τιμολόγιο|την αγορά",
         doubt="δεν|δε|μη|μην|ποτέ|όχι|αν|εάν|εφόσον|υπό τον όρο|υπό όρους|προϋπόθεση|όρο|όρους|εκτός|μόνο|μόνον|μέχρι"
         "|ωστόσο|αλλά|όμως|αν και|περιμένετε|περίμενε|λάθος|εκ παραδρομής|ίσως|μερικώς|δυστυχώς|ανακαλώ|ακυρώνω"
         "|ακυρώνεται|αγνοήστε|προσωρινά|διαφορετικά|επιφύλαξη|χωρίς έγκριση|ακόμα|ακόμη|μόλις",
@@ -485,6 +562,7 @@ LANGUAGES = (
         reject="reddedildi|reddediyorum|reddedilmiştir|reddediyoruz|reddettim|reddet|ret edildi|red edildi"
         "|ret edilmiştir|=red|=ret|onaylanmadı|onaylamıyorum|onaylanmamıştır|onaylamadım|onaylamıyoruz|kabul edilmedi"
         "|kabul etmiyorum|talep reddedildi|uygun değildir|=uygun değil|onay verilmedi|onay vermiyorum",
+        subject="talep|talebi|bu talebi|talebinizi|isteği|sipariş|siparişi|fatura|faturayı",
         doubt="değil|değildir|asla|eğer|şayet|şartıyla|koşuluyla|şart|şartı|koşul|koşulu|hariç|dışında|sadece"
         "|yalnızca|ancak|fakat|lakin|rağmen|bekleyin|bekle|beklesin|yanlışlıkla|hata|yanlış|belki|kısmen|maalesef"
         "|iptal|geri çekiyorum|yok sayın|geçici|aksi|hayır|yok|henüz|sürece|takdirde|bekliyor|kaydıyla",
@@ -502,6 +580,8 @@ LANGUAGES = (
         approve="מאושר|מאושרת|אושר|אושרה|מאשר|מאשרת|אני מאשר|אני מאשרת|אישרתי|מאשרים|הבקשה אושרה|לאשר",
         reject="נדחה|נדחתה|דוחה|אני דוחה|דחוי|דחייה|דחיתי|סורב|סירוב|מסרב|מסרבת|לדחות|הבקשה נדחתה|לא מאושר|לא מאושרת"
         "|לא מאשר|לא מאשרת|לא אושר|אינו מאושר|אני לא מאשר",
+        subject="הבקשה|הבקשה שלך|ההזמנה|החשבונית",
+        object="את הבקשה|את ההזמנה|את החשבונית|את זה",
         doubt="לא|האם|אין|אם|בתנאי|בתנאים|תנאי|אלא|חוץ|למעט|רק|אבל|אולם|אך|עד|המתן|להמתין|תמתינו|טעות|בטעות|אולי"
         "|חלקית|לצערי|מבטל|ביטול|לבטל|התעלמו|זמני|אחרת|בלי|מלבד|בכפוף|ולא|שלא|אינו|אינה|טרם|עדיין",
         harmless="אין בעיה|אין התנגדות|אין הערות|ללא הערות|אין לי התנגדות|אין בעיות",
@@ -515,6 +595,7 @@ LANGUAGES = (
         "|أنا موافق|أنا موافقة|وافقت|مصادق عليه|مع الموافقة|تم اعتماده|تمت المصادقة",
         reject="مرفوض|مرفوضة|رفض|أرفض|نرفض|تم الرفض|تم رفض|رفضت|غير موافق|غير موافقة|لا أوافق|لا نوافق|غير معتمد"
         "|غير مقبول|لم تتم الموافقة|لم يتم الاعتماد|=لا موافقة|تم رفض الطلب|عدم الموافقة",
+        object="على الطلب|على هذا الطلب|على طلبكم|على طلبك|على الشراء|على الفاتورة",
         doubt="لا|هل|لم|لن|ليس|ليست|غير|إذا|اذا|لو|بشرط|شرط|شريطة|شروط|إلا|الا|باستثناء|ما عدا|فقط|لكن|ولكن|حتى|انتظر"
         "|انتظروا|خطأ|بالخطأ|ربما|جزئيا|للأسف|ألغي|إلغاء|تجاهل|تجاهلوا|مؤقت|مؤقتا|بدون|عندما|ريثما|مبدئيا|دون|عدم|كلا"
         "|ولا",
@@ -535,8 +616,10 @@ LANGUAGES = (
     ),
     Language(
         "zh",
-        approve="批准|已批准|同意|我同意|我批准|核准|已核准|通过|审批通过|审核通过|批准通过|准许|通過|審核通過|已同意"
-        "|予以批准|同意批准|准|批准了|准予|本人同意|核可|同意了|审批同意",
+        approve="批准|已批准|同意|我同意|我批准|核准|已核准|通过|审批通过|审核通过|批准通过|准许|通過|審核通過"
+        "|已同意|予以批准|同意批准|准|批准了|准予|本人同意|核可|同意了|审批同意|准了|通过了|同意该申请|我同意该申请"
+        "|同意此申请|同意申请|批准该申请|批准此申请|批准申请|我批准该申请|同意此申請|我同意此申請|同意該申請"
+        "|核准此申請|核准該申請",
         reject="拒绝|已拒绝|驳回|已驳回|不同意|不批准|否决|拒絕|已拒絕|駁回|已駁回|不准|不予批准|未批准|不通过|不核准"
         "|不通過|否決|退回|我拒绝|我不同意|不予通过|不予核准|未通过|未通過|我拒絕|审批不通过|审核不通过|打回",
         doubt="不|没|沒|未|无法|無法|别|勿|非|但是|但|如果|若|除非|只|仅|僅|前提|条件|條件|暂|暫|取消|撤回|撤销|撤銷"
@@ -555,11 +638,14 @@ LANGUAGES = (
         "ja",
         approve="承認|承認します|承認いたします|承認致します|承認しました|承認いたしました|承認済み|承認済|承認です"
         "|承認する|承認されました|許可します|許可|許可いたします|可決|認めます|承認とします|承認で"
-        "|承認させていただきます|決裁します",
+        "|承認させていただきます|決裁します|申請を承認します|申請を承認いたします|申請を承認しました"
+        "|発注を承認します|本件を承認します|本件を承認いたします|本件承認します|本件承認いたします|本件承認しました",
         reject="却下|却下します|却下いたします|却下致します|却下しました|却下です|却下とします|拒否|拒否します"
         "|拒否いたします|否認|否認します|否決|差し戻し|差し戻します|差戻し|差戻|差戻します|不承認|不承認とします"
-        "|不承認です|不許可|承認しません|承認できません|承認いたしません|承認いたしかねます|承認できかねます|承認不可"
-        "|認めません|許可しません|非承認|承認しない|承認できない",
+        "|不承認です|不許可|承認しません|承認できません|承認いたしません|承認いたしかねます|承認できかねます"
+        "|承認不可|認めません|許可しません|非承認|承認しない|承認できない|申請を却下します|申請を却下いたします"
+        "|本件を却下します|本件却下します|本件却下いたします",
+        subject="本件|本件は|上記|申請|ご申請",
         doubt="ない|なく|なけれ|ません|しかし|ただし|但し|もし|場合|だけ|のみ|条件|保留|待っ|待ち|待機|取り消|取消"
         "|撤回|間違|誤|かも|一部|残念|以外|除く|除い|れば|たら|なら|却下|拒否|否認|差し戻|差戻|不承認|けど|けれど"
         "|ですが|ますが|か。|でしょうか|ですか|ますか|仮に|仮の|暫定|無視|未承認|非承認|キャンセル|中止|否決",
@@ -581,11 +667,14 @@ LANGUAGES = (
     Language(
         "ko",
         approve="승인|승인합니다|승인함|승인됨|승인되었습니다|승인했습니다|승인 완료|승인완료|승인드립니다|허가"
-        "|허가합니다|결재 승인|결재승인|재가|승인해 드립니다|승인입니다|허락합니다|가결|동의합니다|승인한다",
+        "|허가합니다|결재 승인|결재승인|재가|승인해 드립니다|승인입니다|허락합니다|가결|동의합니다|승인한다"
+        "|결재합니다|결재했습니다",
         reject="거부|거부합니다|거부함|거부됨|거부되었습니다|거부했습니다|거절|거절합니다|거절함|거절됨"
         "|거절되었습니다|반려|반려합니다|반려함|반려됨|반려되었습니다|반려했습니다|기각|기각합니다|불승인"
         "|불승인합니다|불허|미승인|부결|승인하지 않습니다|승인할 수 없습니다|승인 불가|승인불가|승인 거부|승인거부"
         "|승인하지 않음|승인 안 함|승인 안함|동의하지 않습니다",
+        subject="요청을|요청이|신청을|신청이|신청 건|요청 건|주문을|구매를|본 건|본 건을|해당 건|발주|주문|구매|신청"
+        "|요청",
         doubt="않|못|없|아니|안 됩|안됩|안 돼|안돼|하지만|그러나|만약|만일|경우|조건|단,|다만|제외|보류|대기|기다"
         "|취소|철회|실수|잘못|아마|일부|유감|거부|거절|반려|기각|불승인|미승인|무시|하면|되면|라면|뿐|까요|니까|나요"
         "|임시|가승인|우선은|불가|불허|부결|중지",
@@ -616,6 +705,8 @@ LANGUAGES = (
         "|tôi duyệt|tôi đồng ý|đồng ý",
         reject="từ chối|đã từ chối|tôi từ chối|không phê duyệt|không duyệt|không đồng ý|không chấp thuận|bác bỏ"
         "|đã bác bỏ",
+        subject="yêu cầu|yêu cầu này|đơn hàng",
+        object="yêu cầu|yêu cầu này|đơn hàng|đơn hàng này|đề nghị này",
         doubt="không|chưa|nếu|trừ khi|nhưng|tuy nhiên|chỉ|ngoại trừ|với điều kiện|điều kiện|chờ|đợi|nhầm|có thể"
         "|một phần|rất tiếc|thu hồi|hủy|huỷ|bỏ qua|tạm thời|đừng|mặc dù|cho đến khi|sau khi",
         harmless="không có vấn đề|không vấn đề gì|không có ý kiến|không có gì",
@@ -650,9 +741,11 @@ LANGUAGES = (
     Language(
         "hr",
         approve="odobreno|odobravam|odobren|odobrena|odobravamo|odobravam zahtjev|odobri|suglasan sam|suglasna sam"
-        "|одобрено|одобравам|odobravam zahtev|saglasan sam",
+        "|одобрено|одобравам|odobravam zahtev|saglasan sam|slažem se|slažemo se",
         reject="odbijeno|odbijam|odbijen|odbijena|odbijamo|odbaceno|odbačeno|neodobreno|ne odobravam|zavrnjeno"
-        "|zavračam|одбијено|одбијам",
+        "|zavračam|одбијено|одбијам|ne slažem se|nisam suglasan|nisam suglasna",
+        subject="zahtjev je|narudžba je|račun je",
+        object="zahtjev|ovaj zahtjev|narudžbu|ovu narudžbu|račun",
         doubt="nikada|nikad|ako|osim|samo|pod uvjetom|uvjet|uslov|pod uslovom|međutim|iako|pričekajte|čekajte|greškom"
         "|greška|možda|djelomično|nažalost|povlačim|otkazujem|poništi|ukoliko|nije|nisam|nemojte",
         own="ne|ali|dok|kad",

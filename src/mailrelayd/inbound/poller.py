@@ -216,6 +216,7 @@ class Poller:
                 regular = now >= poll_at
                 poll_at = now + self._terms.poll_interval if regular else poll_at
                 more = await self._look(session, mailbox, stop, beat, regular=regular)
+            beat(SLOWEST)
             if await self._remover.remove(session) or self._reader.changed:
                 await self._save()
             if not more:

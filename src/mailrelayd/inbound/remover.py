@@ -14,6 +14,7 @@ from mailrelayd.inbound.seen import Owed, Seen
 from mailrelayd.inbound.values import Refused, Stage
 from mailrelayd.operate import approval_events as events
 
+AT_ONCE: Final = 500  # mails, between two signs of life
 FLAGGED: Final = r"only marked \Deleted: the server cannot remove single mails (UIDPLUS), or does not"
 
 
@@ -51,7 +52,7 @@ class Remover:
             uid
             for uid, owed in sorted(self._seen.owed.items())
             if self._due(owed) <= now and self._desk.may_remove(owed.decision_id)
-        ]
+        ][:AT_ONCE]
         for begin in range(0, len(due), AT_A_TIME):
             some = due[begin : begin + AT_A_TIME]
             try:

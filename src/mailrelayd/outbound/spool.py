@@ -456,6 +456,10 @@ class Spool:
         entry = self._reader.find(queue_id) if queueid.valid(queue_id) else None
         return self._seen(entry) if entry else None
 
+    def is_queued(self, queue_id: str) -> bool:
+        """Whether a message waits to be sent, or for somebody to release it. From any thread. Raises OSError."""
+        return self._queue.stat(f"{queue_id}.eml") is not None
+
     def content(self, queue_id: str) -> FileSource | None:
         """The stored bytes of a message, wherever it stands. Raises OSError."""
         return self._reader.content(queue_id) if queueid.valid(queue_id) else None
