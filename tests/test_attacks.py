@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import grp
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -33,6 +34,7 @@ from mailrelayd.outbound.values import (
 )
 from tests.manual_clock import START, ManualClock
 from tests.test_desk import BOSS, CFO, REQUEST, SENT, World, issued, reply
+from tests.test_reminders import Bytes
 
 DAY = 86_400.0
 
@@ -408,3 +410,12 @@ def test_a_server_that_quotes_headers_puts_no_token_into_the_protocol_log(caplog
         _trace("imap.example.com", "<", f'* 1 FETCH (BODY[HEADER] "To: approvals+{issued()}@example.com")\r\n'.encode())
     assert "[token]@example.com" in caplog.text
     assert issued() not in caplog.text
+
+
+async def test_the_bytes_that_are_sent_are_those_that_were_asked_about(world: World) -> None:
+    """A producer may keep its file open after it was claimed; `original.sha256` would tell of another text."""
+    world.registry.change(REQUEST.queue_id, lambda one: replace(one, sha256=hashlib.sha256(b"a boat").hexdigest()))
+    message = QueuedMessage(REQUEST.queue_id, Envelope("", (BOSS,)), Progress(REQUEST.opened_at), 1, "headers")
+    assert world.desk.is_as_asked(message, Bytes(b"a boat"))
+    assert not world.desk.is_as_asked(message, Bytes(b"a yacht"))
+    assert world.desk.is_as_asked(replace(message, queue_id="2gk4zzzzzzcccccc"), Bytes(b"a reminder"))

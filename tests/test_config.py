@@ -840,6 +840,7 @@ def test_the_sections_of_the_approval_loop_are_read(tmp_path: Path) -> None:
         (MAILBOX + "user = 'u'\n", [':1: inbound: "answers" has no password']),
         (MAILBOX + "security = 'none'\n" + LOGIN, [':3: inbound.answers.security: is "none", and a password']),
         (MAILBOX + "protocol = 'pop3'\n" + LOGIN, [':3: inbound.answers.protocol: cannot be "pop3"']),
+        (MAILBOX + "after = 'move:inbox'\n" + LOGIN, [":3: inbound.answers.after: moves mail into the folder that"]),
         (MAILBOX + "after = 'move:'\n" + LOGIN, [':3: inbound.answers.after: must be "delete"']),
         (
             MAILBOX + "after = 'keep'\ndelete_after = '1d'\n" + LOGIN,

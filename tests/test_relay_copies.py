@@ -16,7 +16,7 @@ from mailrelayd.outbound import delivery
 from mailrelayd.outbound.asking import Asking
 from mailrelayd.outbound.copies import EXPIRED
 from mailrelayd.outbound.guard import Guard
-from mailrelayd.outbound.queue import Verb
+from mailrelayd.outbound.queue import Source, Verb
 from mailrelayd.outbound.relay import Relay, Terms
 from mailrelayd.outbound.values import (
     ApprovalCopy,
@@ -47,6 +47,9 @@ class Desk:
     told: list[dict[str, str]] = field(default_factory=list)
     copies: list[tuple[str, ...]] = field(default_factory=list)  # that it was told of
     closed: set[str] = field(default_factory=set)  # whose requests are over
+
+    def is_as_asked(self, message: QueuedMessage, source: Source) -> bool:
+        return b"edited" not in source.read(0, 1000)
 
     def is_closed(self, copy: ApprovalCopy) -> bool:
         return copy.recipient in self.closed
@@ -334,3 +337,16 @@ async def test_a_copy_is_not_sent_once_its_request_was_cancelled_or_superseded()
         assert bench.status(queue_id) == {"one@x": "failed", "two@x": "sent"}
         assert [tokens(body) for body in server.bodies if body] == [{token(2)}]
         assert desk.told[-1] == {"one@x": "expired", "two@x": "sent"}
+
+
+async def test_what_was_edited_after_it_was_asked_is_not_sent() -> None:
+    """Its producer kept the file open: the decision would be about other bytes than its digest says."""
+    async with asking(Script()) as (bench, server, desk):
+        queue_id = bench.queue.put(DATA + b"edited\r\n", ("one@x",), OWN, copies("one@x", expires_at=2e9))
+        bench.begin()
+        for _ in range(3):
+            await bench.pass_time(60)
+        await bench.over()
+        assert bench.queue.failed[queue_id].reason == "changed"
+        assert desk.told[-1] == {"one@x": "changed"}
+        assert not any(server.bodies)

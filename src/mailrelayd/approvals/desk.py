@@ -33,6 +33,7 @@ from mailrelayd.inbound.protocols import Action, Arrived, Disposition, Whose
 from mailrelayd.operate import approval_events as events
 from mailrelayd.operate.events import message_queued
 from mailrelayd.outbound.asking import Asking
+from mailrelayd.outbound.queue import Source
 from mailrelayd.outbound.values import ApprovalCopy, Envelope, Progress, QueuedMessage, Status
 
 T = TypeVar("T")
@@ -492,6 +493,17 @@ class Desk:
         made = token.parse(copy.token)
         request = self.registry.of_copy(made.copy) if made is not None else None
         return request is not None and bool(request.cancelled_at or request.superseded_by)
+
+    def is_as_asked(self, message: QueuedMessage, source: Source) -> bool:
+        """Whether these are the bytes that were asked about. Raises OSError."""
+        request = self.registry.get(message.queue_id)
+        if request is None:  # a reminder: it was made of what is kept here
+            return True
+        digest, offset = hashlib.sha256(), 0
+        while piece := source.read(offset, JUDGED):
+            digest.update(piece)
+            offset += len(piece)
+        return digest.hexdigest() == request.sha256
 
     async def settled(self, message: QueuedMessage, progress: Progress) -> None:
         """Some copies were sent or given up: note when, and tell that who did not get theirs cannot answer."""

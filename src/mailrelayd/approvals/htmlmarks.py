@@ -90,6 +90,7 @@ _SIGNATURE = re.compile(
     r"|protonmail_signature_block|signature)\b"
 )
 _QUOTED = re.compile(r"yahoo_quoted|protonmail_quote|tutanota_quote|zmail_extra_quote|moz-email-headers-table")
+_CONTAINER = re.compile(r"(?:^|\s)\.(?:x_)*gmail_quote(?:\s|$)")  # a person may write in it, but below the quotation
 _OLDER = re.compile(
     r"\b(?:x_)*(?:divrplyfwdmsg|appendonsend|olk_src_body_section|mail-editor-reference-message-container"
     r"|stopspelling|replysplit|isforwardcontent|isreplycontent)\b"
@@ -120,6 +121,7 @@ class Element:
     preformatted: bool = False
     background: bool = False  # not white, so that white text is seen
     older: bool = False  # the client says that the older mail begins here
+    container: bool = False  # what is in it is quoted up to the end of the quotation in it
     names: frozenset[str] = frozenset()  # by which a style sheet can mean it
 
 
@@ -154,6 +156,7 @@ def element(name: str, rest: str, hidden: set[str], *, background: bool) -> Elem
         joined = " ".join(sorted(names))
         found.dropped |= not hidden.isdisjoint(names) or bool(_SIGNATURE.search(joined))
         found.quoted |= bool(_QUOTED.search(joined))
+        found.container = not found.quoted and bool(_CONTAINER.search(joined))
         found.older |= bool(_OLDER.search(joined))
     return found
 

@@ -54,6 +54,7 @@ class _Renderer:
         self._open: list[Element] = []
         self._dropped = self._quoted = self._struck = self._preformatted = 0
         self._text: list[str] = []
+        self._container = -1  # the line where a container of a quotation begins
         self._pending = False  # a space is due before the next word
         self._size = self._tags = 0
         self._hidden: set[str] = set()
@@ -72,6 +73,7 @@ class _Renderer:
                 self._characters(source[position:start])
             position = self._markup(start)
         self._end_line()
+        self._quote_container()
 
     def _markup(self, start: int) -> int:
         """Deal with what begins at "<"; where to go on."""
@@ -163,8 +165,11 @@ class _Renderer:
         if len(self._open) > 5_000:
             self.cut = True
             return
-        if opened.quoted:
+        if opened.quoted or opened.container:
             self._end_line()
+            self._quote_container()
+        if opened.container:
+            self._container = len(self.lines)
         self._open.append(opened)
         self._count(opened, 1)
         if opened.struck and self._struck == 1:
@@ -175,6 +180,14 @@ class _Renderer:
         self._quoted += step * opened.quoted
         self._struck += step * opened.struck
         self._preformatted += step * opened.preformatted
+
+    def _quote_container(self) -> None:
+        """Mark the lines above the quotation in a container as quoted; a forwarded mail keeps its separator."""
+        for index in range(self._container, len(self.lines)) if self._container >= 0 else ():
+            line = self.lines[index]
+            if line.strip() and line != CUT and not line.startswith(("> ", "-" * 8)):
+                self.lines[index] = f"> {line}"
+        self._container = -1
 
     def _close(self, name: str) -> None:
         if name in ("br", "p") and not any(one.name == name for one in self._open[-100:]):
@@ -192,6 +205,8 @@ class _Renderer:
             if closed.struck and self._struck == 1:
                 self._characters("~~")
             self._count(closed, -1)
+            if closed.container:
+                self._quote_container()
         if name in ("td", "th"):
             self._pending = True
 

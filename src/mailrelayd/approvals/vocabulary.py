@@ -60,9 +60,10 @@ LANGUAGES = (
         "|withdrawn|withdrawing|revoke|revoked|retract|retracted|undo|stop|unsure|doubt|doubts|hesitant|almost"
         "|partially|partly|otherwise|depends|depending|as long as|so long as|on condition|as soon as|kidding|joking"
         "|sarcasm|tentative|tentatively|provisional|provisionally|preliminary|preliminarily|unfortunately"
-        "|hypothetically|in principle|rejection|refusal|disapproval|approver|unapproved|non-approved|yet|nothing|none"
-        "|nobody|hardly|barely|instead|oops|scratch that|changed my mind|on second thought|on second thoughts"
-        "|second thoughts|reconsider|reservation|reservations|reluctantly|contrary|opposite",
+        "|hypothetically|in principle|rejection|refusal|disapproval|approver|unapproved|non-approved|yet|nothing"
+        "|none|nobody|hardly|barely|instead|oops|scratch that|changed my mind|on second thought|on second thoughts"
+        "|second thoughts|reconsider|reservation|reservations|reluctantly|contrary|opposite|nearly|pre-approved"
+        "|let me check|will approve|would have approved",
         own="once|no|till|dont|wont|cant|hold",
         harmless="no objection|no objections|no issue|no issues|no problem|no problems|no concern|no concerns"
         "|no comment|no comments|no worries|no changes|no change|no remarks|no questions|no doubt|no doubts"
@@ -123,7 +124,7 @@ LANGUAGES = (
         "|warten|warte|stopp|widerrufe|widerruf|irrtum|irrtümlich|versehentlich|ignorieren|vorläufig|bedingt|erst"
         "|sonst|andernfalls|vielleicht|eventuell|unter umständen|teilweise|prinzipiell|grundsätzlich|ausgenommen"
         "|abgelehnte|bis auf|es sei denn|zurückgezogen|stornieren|storniert|nein|doch nicht|ausstehend|anstatt"
-        "|stattdessen",
+        "|stattdessen|rückruf|werde es",
         harmless="keine einwände|keine bedenken|keine fragen|keine anmerkungen|keine probleme|kein problem"
         "|keine änderungen|keine ergänzungen|keine kommentare|kein thema|keine ursache",
         courtesy="danke|vielen dank|besten dank|herzlichen dank|danke schön|dankeschön|danke sehr|danke vielmals"
@@ -565,7 +566,8 @@ LANGUAGES = (
         subject="talep|talebi|bu talebi|talebinizi|isteği|sipariş|siparişi|fatura|faturayı",
         doubt="değil|değildir|asla|eğer|şayet|şartıyla|koşuluyla|şart|şartı|koşul|koşulu|hariç|dışında|sadece"
         "|yalnızca|ancak|fakat|lakin|rağmen|bekleyin|bekle|beklesin|yanlışlıkla|hata|yanlış|belki|kısmen|maalesef"
-        "|iptal|geri çekiyorum|yok sayın|geçici|aksi|hayır|yok|henüz|sürece|takdirde|bekliyor|kaydıyla",
+        "|iptal|geri çekiyorum|yok sayın|geçici|aksi|hayır|yok|henüz|sürece|takdirde|bekliyor|kaydıyla|ise|ederse"
+        "|olursa|verirse|gelirse|yeterse|yeterliyse|uygunsa|varsa|onaylarsa",
         own="kadar|sonra|mı|mi|mu|mü|ama",
         harmless="sorun yok|problem yok|itirazım yok|bir sorun yok|sorun değil",
         courtesy="teşekkürler|teşekkür ederim|teşekkür ederiz|çok teşekkürler|çok teşekkür ederim|sağ ol|sağolun"
@@ -624,7 +626,7 @@ LANGUAGES = (
         "|不通過|否決|退回|我拒绝|我不同意|不予通过|不予核准|未通过|未通過|我拒絕|审批不通过|审核不通过|打回",
         doubt="不|没|沒|未|无法|無法|别|勿|非|但是|但|如果|若|除非|只|仅|僅|前提|条件|條件|暂|暫|取消|撤回|撤销|撤銷"
         "|误|誤|可能|也许|部分|遗憾|遺憾|否则|否則|拒|驳|駁|否决|否決|忽略|吗|嗎|呢|一旦|只要|然而|除了|直到|之前"
-        "|等待|稍等|等一|待定|待审|待批",
+        "|等待|稍等|等一|待定|待审|待批|是否",
         harmless="不错|不錯|没问题|沒問題|没有问题|沒有問題|不客气|不客氣|无异议|無異議|没有异议|没意见|沒意見"
         "|没有意见|不用谢|非常|无意见|不胜感激|特别|级别|分别|未来|特別",
         courtesy="谢谢|謝謝|多谢|多謝|感谢|感謝|谢谢大家|谢谢您|謝謝您|谢谢你|非常感谢|非常感謝|辛苦了|大家辛苦了"
@@ -648,7 +650,8 @@ LANGUAGES = (
         subject="本件|本件は|上記|申請|ご申請",
         doubt="ない|なく|なけれ|ません|しかし|ただし|但し|もし|場合|だけ|のみ|条件|保留|待っ|待ち|待機|取り消|取消"
         "|撤回|間違|誤|かも|一部|残念|以外|除く|除い|れば|たら|なら|却下|拒否|否認|差し戻|差戻|不承認|けど|けれど"
-        "|ですが|ますが|か。|でしょうか|ですか|ますか|仮に|仮の|暫定|無視|未承認|非承認|キャンセル|中止|否決",
+        "|ですが|ますが|か。|でしょうか|ですか|ますか|仮に|仮の|暫定|無視|未承認|非承認|キャンセル|中止|否決|誰が"
+        "|ましたか",
         harmless="問題ありません|問題ない|問題なし|問題無い|異議ありません|異議なし|差し支えありません|すみません"
         "|構いません|特にありません|コメントはありません|申し訳ありません|申し訳ございません|ご確認ください|お待たせ"
         "|間違いありません|これまで|皆さまで|ありがたく|いただけ|頂け|恐れ入りますが|お手数ですが"

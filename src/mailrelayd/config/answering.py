@@ -45,6 +45,9 @@ def inbound_rules(account: InboundAccount) -> list[Rule]:
         rules.append(Rule("security", text, "allow_plaintext"))
     if account.delete_after and account.after != "delete":
         rules.append(Rule("delete_after", 'has a meaning only with after = "delete": leave one of them out', "after"))
+    target = account.after.removeprefix("move:")
+    if target != account.after and (target == account.folder or target.upper() == account.folder.upper() == "INBOX"):
+        rules.append(Rule("after", "moves mail into the folder that is read: name another one", "folder"))
     return rules
 
 

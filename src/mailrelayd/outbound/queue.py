@@ -156,6 +156,12 @@ class Copies(Protocol):
     def is_closed(self, copy: ApprovalCopy) -> bool:
         """Whether its request was cancelled, or superseded: it must not be sent any more."""
 
+    def is_as_asked(self, message: QueuedMessage, source: Source) -> bool:
+        """Whether these are the bytes that were asked about: their digest is told with the decision. It blocks.
+
+        Raises OSError.
+        """
+
     async def settled(self, message: QueuedMessage, progress: Progress) -> None:
         """`message.copies`, of those it has, were sent or given up as `progress` says; the queue does not know it yet.
 

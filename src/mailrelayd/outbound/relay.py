@@ -271,6 +271,7 @@ class Relay:
                 asking=terms.asking,
                 copy=copy,
             )
+            as_asked = copy is None or await self._settler.is_as_asked(message, source)
         except OSError as error:
             source.close()
             async with link.aside:
@@ -283,7 +284,8 @@ class Relay:
         work = _Claimed(message, source, taken_at)
         sender = rewrite(message.envelope.sender, terms.reading.from_address, terms.reading.rewrite_from)
         transaction = Transaction(message.queue_id, sender, recipients, redirected=redirected)
-        if self._is_being_written(work) or (isinstance(body, Unreadable) and not source.unchanged()):
+        torn = isinstance(body, Unreadable) and not source.unchanged()
+        if not as_asked or torn or self._is_being_written(work):
             async with link.aside:
                 await self._settle(work, Attempt(transaction, changed=True), link)
             return True

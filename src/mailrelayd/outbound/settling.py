@@ -14,7 +14,7 @@ from mailrelayd.operate import events
 from mailrelayd.outbound import copies, delivery, guard
 from mailrelayd.outbound.delivery import Fail, Policy, Release, Remove, Retry, Step, Suspicion
 from mailrelayd.outbound.postmaster import RULE, Postmaster
-from mailrelayd.outbound.queue import Copies, Queue
+from mailrelayd.outbound.queue import Copies, Queue, Source
 from mailrelayd.outbound.values import (
     Attempt,
     Past,
@@ -136,6 +136,10 @@ class Settler:
             progress = delivery.expire(message, over, now)
             await self._finish(delivery.rest(message, progress, now), message, progress)
         return bool(over)
+
+    async def is_as_asked(self, message: QueuedMessage, source: Source) -> bool:
+        """Whether nobody has written to a request since it was opened. Raises OSError."""
+        return self._desk is None or await asyncio.to_thread(self._desk.is_as_asked, message, source)
 
     async def put_off(self, message: QueuedMessage, error: OSError) -> None:
         """It cannot be read right now, and steps aside for a while."""
