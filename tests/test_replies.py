@@ -85,6 +85,8 @@ def test_a_comment_on_the_same_line_is_taken_only_where_it_is_allowed() -> None:
     assert said("Approve looks good to me").decision is Decision.UNCLEAR
     reading = said("Approve looks good to me\nand more", allowed)
     assert (reading.decision, reading.comment) == (Decision.APPROVED, "looks good to me\nand more")
+    reading = said("Approve This is a comment", allowed)
+    assert (reading.decision, reading.comment) == (Decision.APPROVED, "This is a comment")
     for text in (
         "Approve if legal agrees",
         "Approved-ish, fine",

@@ -106,7 +106,9 @@ class Lexicon:
         """
         start = _emphasis(line, self._approve)
         match = _at(self._approve, line, start) or self._behind_subject(self._approve, line, start)
-        if match and (thing := _at(self._object, line, match.length)) and thing.languages & match.languages:
+        thing = _at(self._object, line, match.length) if match else None
+        # "Approve this is a comment": where more follows, the object belongs to that.
+        if match and thing and thing.languages & match.languages and self.only_courtesies(line[thing.length :]):
             return Match(f"{match.phrase} {thing.phrase}", thing.length, match.languages)
         return match
 

@@ -211,8 +211,8 @@ class _Scan:
                 break
             if self.marks.header_block(here) or self.marks.separates(here):
                 break
-            if self.marks.rejects_barely(here):
-                return 1  # who writes that below dashes means it
+            if self.marks.speaks_up(here):
+                break
             size += 1
         return size
 

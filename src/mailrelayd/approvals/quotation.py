@@ -24,6 +24,7 @@ _DATE = re.compile(
 _DAY = re.compile(r"(?<!\d)\d{1,2}(?!\d)")
 _ADDRESS = re.compile(r"(?<![^\s<>@\"])[^\s<>@\"]++@[^\s<>@\"]++")
 _ANGLE = re.compile(r"\S\s<[^\s<>@]++@[^\s<>@]++>\s*$")  # "From "Name" <address>" without a colon
+_POSTSCRIPT = re.compile(r"p\.? ?(?:p\.? ?)?s(?:\.| ?[:-])")
 _COLON = re.compile(r":[\s\"*_>-]*$")
 QUOTE = re.compile(r"^\s{0,3}[>＞》»]")
 RULE = re.compile(r"^(?=.*?[_=*#~-]{5})[\s_=*#~.·•-]++$")
@@ -96,10 +97,16 @@ class Quotation:
         ):
             return None
         if following is None or not (
-            self._header_name(following) or self.attributes(following) or _ANGLE.search(self.lines[following])
+            self._header_name(following) or self.attributes(following) or self._addressed(following)
         ):
             return None
         return Separator.OLDER
+
+    def _addressed(self, position: int) -> bool:
+        """Whether two lines name an author and a recipient in a language that is not listed, without colons."""
+        if not _ANGLE.search(self.lines[position][:ATTRIBUTION]) or position + 1 >= len(self.lines):
+            return False
+        return bool(_ADDRESS.search(self.lines[position + 1][:ATTRIBUTION]))
 
     def _header_name(self, position: int) -> str:
         """What a line names as a header line would: "from", "sent", "other" or ""."""
@@ -241,9 +248,11 @@ class Quotation:
         said = _ADDRESS.sub(" ", _WROTE.sub(" ", joined))
         return bool(self.lexicon.rejecting(said) or self.lexicon.doubting(said, frozenset()))
 
-    def rejects_barely(self, position: int) -> bool:
-        """Whether a line is a reject-word with nothing but courtesies."""
+    def speaks_up(self, position: int) -> bool:
+        """Whether a line in a signature is no part of it: a postscript, or a reject-word and courtesies."""
         words, folded = self._spoken(position)
+        if _POSTSCRIPT.match(folded):
+            return True
         match = self.lexicon.rejects(words, folded)
         return match is not None and self.lexicon.only_courtesies(words[match.length :])
 

@@ -3,7 +3,7 @@
 approve   the first line is one of these, with nothing but courtesies behind it
 reject    the first line begins with one of these; "=" in front: it is nothing else
 subject   may stand before a decision word: "the order is", "die Bestellung ist"
-object    may stand directly behind an approve-word: "this request", "den Antrag"
+object    may stand directly behind an approve-word: "this request", "den Antrag", "from my side"
 doubt     anywhere in the new text, these keep an approval from being one
 own       as doubt, but only beside a decision word of the same language, or where they begin a sentence: in another
           language the same letters are an everyday word
@@ -52,7 +52,8 @@ LANGUAGES = (
         subject="the request is|this request is|your request is|the order is|this order is|your order is"
         "|the purchase order is|the invoice is|order|the purchase is",
         object="this|it|the request|this request|your request|the order|this order|your order|the purchase order"
-        "|this purchase order|the invoice|this invoice|the purchase|this purchase",
+        "|this purchase order|the invoice|this invoice|the purchase|this purchase|from my side|from my end"
+        "|on my side|by me",
         doubt="not|never|cannot|can't|didnt|isnt|nor|neither|nope|if|unless|but|except|excepting|excluding|only"
         "|pending|ignore|disregard|provided|providing|assuming|assume|assumes|conditional|conditionally|condition"
         "|conditions|contingent|subject to|until|wait|waiting|hold off|however|although|though|whether|maybe|perhaps"
@@ -105,7 +106,8 @@ LANGUAGES = (
         "|gebe ich frei|gebe frei|freigabe erteilt|genehmigung erteilt|bewilligt|ich bewillige|zugestimmt"
         "|ich stimme zu|stimme zu|hiermit genehmigt|hiermit genehmige ich|hiermit freigegeben|antrag genehmigt"
         "|genehmigt von mir|von mir genehmigt|ich gebe die bestellung frei|ich gebe diese bestellung frei"
-        "|ich gebe den antrag frei|ich gebe die rechnung frei|ich gebe das frei|ich gebe dies frei",
+        "|ich gebe den antrag frei|ich gebe die rechnung frei|ich gebe das frei|ich gebe dies frei|einverstanden"
+        "|ich bin einverstanden|bin einverstanden",
         reject="abgelehnt|ablehnen|ablehnung|lehne ab|ich lehne ab|lehne ich ab|wir lehnen ab|zurückgewiesen"
         "|verweigert|abgewiesen|wird abgelehnt|ist abgelehnt|hiermit abgelehnt|antrag abgelehnt"
         "|genehmigung verweigert|freigabe verweigert|ich genehmige nicht|ich stimme nicht zu|=nicht genehmigt"
@@ -113,12 +115,12 @@ LANGUAGES = (
         "|ich lehne den antrag ab|ich lehne diesen antrag ab|ich lehne ihren antrag ab|ich lehne die bestellung ab"
         "|ich lehne diese bestellung ab|ich lehne die anfrage ab|ich lehne die rechnung ab|ich lehne das ab"
         "|ich lehne dies ab|hiermit lehne ich den antrag ab|hiermit lehne ich die bestellung ab"
-        "|hiermit lehne ich die anfrage ab|hiermit lehne ich ab",
+        "|hiermit lehne ich die anfrage ab|hiermit lehne ich ab|ich bin nicht einverstanden|=nicht einverstanden",
         subject="der antrag ist|ihr antrag ist|dein antrag ist|antrag ist|die bestellung ist|diese bestellung ist"
         "|ihre bestellung ist|deine bestellung ist|bestellung|bestellung ist|die anfrage ist|ihre anfrage ist"
         "|anfrage|die rechnung ist|rechnung|ist",
         object="den antrag|diesen antrag|ihren antrag|deinen antrag|die bestellung|diese bestellung|ihre bestellung"
-        "|die anfrage|diese anfrage|die rechnung|diese rechnung|das|dies",
+        "|die anfrage|diese anfrage|die rechnung|diese rechnung|das|dies|von mir|von meiner seite|meinerseits",
         doubt="ungenehmigt|nicht|kein|keine|keinen|keinem|keiner|keinerlei|niemals|wenn|falls|sofern|außer|aber"
         "|jedoch|nur|vorbehaltlich|vorbehalt|bedingung|bedingungen|vorausgesetzt|voraussetzung|solange|sobald|leider"
         "|warten|warte|stopp|widerrufe|widerruf|irrtum|irrtümlich|versehentlich|ignorieren|vorläufig|bedingt|erst"
@@ -145,14 +147,14 @@ LANGUAGES = (
         "fr",
         approve="approuvé|approuvée|approuvés|approuvées|approuve|approuver|j'approuve|nous approuvons|validé"
         "|validée|je valide|autorisé|autorisée|j'autorise|demande approuvée|approbation accordée|bon pour accord"
-        "|accordé|accordée|accepté|acceptée|j'accepte",
+        "|accordé|accordée|accepté|acceptée|j'accepte|je suis d'accord",
         reject="désapprouvé|désapprouvée|je désapprouve|rejeté|rejetée|rejette|rejeter|je rejette|refusé|refusée"
         "|refuser|je refuse|nous refusons|décliné|je décline|demande refusée|demande rejetée|je n'approuve pas"
-        "|=non approuvé|=non approuvée|=pas approuvé|=non validé|=pas d'accord",
+        "|=non approuvé|=non approuvée|=pas approuvé|=non validé|=pas d'accord|je ne suis pas d'accord",
         subject="la demande est|cette demande est|votre demande est|ta demande est|la commande est"
         "|cette commande est|votre commande est|la facture est|c'est|commande|facture",
         object="la demande|cette demande|votre demande|ta demande|la commande|cette commande|votre commande"
-        "|la facture|cette facture|cet achat",
+        "|la facture|cette facture|cet achat|de mon côté|pour ma part|de ma part",
         doubt="jamais|sauf|seulement|uniquement|hormis|excepté|condition|conditions|conditionnel|sous réserve|réserve"
         "|à condition|pourvu|tant que|dès que|toutefois|cependant|néanmoins|pourtant|malheureusement|attendre"
         "|attendez|ignorer|ignorez|ignore|erreur|annuler|annulé|annulez|peut-être|peut être|partiellement|en attente"
@@ -174,14 +176,14 @@ LANGUAGES = (
         "es",
         approve="aprobado|aprobada|aprobados|aprobadas|apruebo|aprobar|aprueba|se aprueba|lo apruebo|la apruebo"
         "|yo apruebo|aprobamos|autorizado|autorizada|autorizo|se autoriza|solicitud aprobada|visto bueno"
-        "|queda aprobado|queda aprobada|aprobación concedida|aceptado|aceptada|acepto",
+        "|queda aprobado|queda aprobada|aprobación concedida|aceptado|aceptada|acepto|estoy de acuerdo",
         reject="rechazado|rechazada|rechazo|rechazar|rechaza|se rechaza|lo rechazo|la rechazo|rechazamos|denegado"
-        "|denegada|deniego|declinado|declino|solicitud rechazada|solicitud denegada|desaprobado|desapruebo|no apruebo"
-        "|no lo apruebo|=no aprobado|=no aprobada|=no autorizado",
+        "|denegada|deniego|declinado|declino|solicitud rechazada|solicitud denegada|desaprobado|desapruebo"
+        "|no apruebo|no lo apruebo|=no aprobado|=no aprobada|=no autorizado|no estoy de acuerdo",
         subject="la solicitud está|la solicitud queda|su solicitud está|tu solicitud está|el pedido está"
         "|el pedido queda|su pedido está|la factura está|está|pedido|factura",
         object="la solicitud|esta solicitud|su solicitud|tu solicitud|el pedido|este pedido|la factura|esta factura"
-        "|la compra|esta compra",
+        "|la compra|esta compra|por mi parte|de mi parte",
         doubt="nunca|jamás|pero|salvo|excepto|menos|solo|sólo|solamente|únicamente|siempre que|siempre y cuando"
         "|condición|condiciones|condicionado|condicionada|condicional|sujeto a|sujeta a|a condición|hasta|mientras"
         "|sin embargo|aunque|pendiente|ignorar|ignore|ignora|error|cancelar|cancelado|esperar|espera|espere|quizás"
@@ -203,15 +205,15 @@ LANGUAGES = (
         "it",
         approve="approvato|approvata|approvati|approvate|approvo|approvare|approva|si approva|lo approvo|la approvo"
         "|approviamo|autorizzato|autorizzata|autorizzo|si autorizza|richiesta approvata|approvazione concessa"
-        "|accettato|accettata|accetto",
+        "|accettato|accettata|accetto|sono d'accordo",
         reject="disapprovato|disapprovo|respinto|respinta|respingo|respingere|rifiutato|rifiutata|rifiuto|rifiutare"
         "|rifiuta|rigettato|rigettata|rigetto|negato|negata|declinato|bocciato|bocciata|boccio|richiesta respinta"
-        "|richiesta rifiutata|si respinge|si rifiuta|lo rifiuto|lo respingo|non approvo|=non approvato|=non approvata"
-        "|=non autorizzato",
+        "|richiesta rifiutata|si respinge|si rifiuta|lo rifiuto|lo respingo|non approvo|=non approvato"
+        "|=non approvata|=non autorizzato|non sono d'accordo",
         subject="la richiesta è|questa richiesta è|la sua richiesta è|la tua richiesta è|l'ordine è|la fattura è|è"
         "|ordine|fattura",
         object="la richiesta|questa richiesta|la sua richiesta|la tua richiesta|l'ordine|quest'ordine|questo ordine"
-        "|la fattura|questa fattura",
+        "|la fattura|questa fattura|da parte mia|per quanto mi riguarda",
         doubt="tranne|eccetto|salvo|solo|soltanto|solamente|unicamente|a condizione|condizione|condizioni"
         "|condizionato|condizionata|a patto|purché|fino a|finché|tuttavia|però|sebbene|anche se|in attesa|ignorare"
         "|ignora|ignori|errore|annullare|annullato|aspettare|aspetta|attendere|forse|parzialmente|purtroppo"
@@ -233,15 +235,15 @@ LANGUAGES = (
         "pt",
         approve="aprovado|aprovada|aprovados|aprovadas|aprovo|aprovar|aprova|eu aprovo|aprovamos|autorizado"
         "|autorizada|autorizo|solicitação aprovada|pedido aprovado|fica aprovado|aprovação concedida|aceito|aceita"
-        "|aceite",
+        "|aceite|concordo|estou de acordo",
         reject="rejeitado|rejeitada|rejeito|rejeitar|rejeita|recusado|recusada|recuso|recusar|recusa|reprovado"
-        "|reprovada|reprovo|reprovar|negado|negada|nego|declinado|declino|indeferido|indeferida|solicitação rejeitada"
-        "|pedido recusado|pedido rejeitado|desaprovado|desaprovo|não aprovo|=não aprovado|=não aprovada|=nao aprovado"
-        "|=não autorizado",
+        "|reprovada|reprovo|reprovar|negado|negada|nego|declinado|declino|indeferido|indeferida"
+        "|solicitação rejeitada|pedido recusado|pedido rejeitado|desaprovado|desaprovo|não aprovo|=não aprovado"
+        "|=não aprovada|=nao aprovado|=não autorizado|não concordo|não estou de acordo",
         subject="o pedido está|este pedido está|seu pedido está|a solicitação está|sua solicitação está"
         "|a encomenda está|a fatura está|está|fatura",
         object="o pedido|este pedido|esse pedido|seu pedido|a solicitação|esta solicitação|essa solicitação|a fatura"
-        "|a compra|a encomenda",
+        "|a compra|a encomenda|da minha parte|por mim",
         doubt="não|nao|nunca|jamais|exceto|salvo|apenas|somente|só|desde que|contanto|condição|condições|condicionado"
         "|condicionada|condicional|sujeito a|sujeita a|até|enquanto|porém|contudo|entretanto|embora|pendente|ignorar"
         "|ignore|erro|cancelar|cancelado|esperar|aguardar|aguarde|espere|talvez|parcialmente|infelizmente|rejeição"
@@ -271,6 +273,7 @@ LANGUAGES = (
         "|ik wijs deze bestelling af|ik keur de aanvraag af|ik keur de bestelling af",
         subject="de aanvraag is|deze aanvraag is|uw aanvraag is|je aanvraag is|de bestelling is|de factuur is"
         "|bestelling|is",
+        object="van mijn kant|wat mij betreft|door mij",
         doubt="niet|geen|nooit|tenzij|indien|mits|behalve|uitgezonderd|alleen|slechts|voorwaarde|voorwaarden"
         "|voorwaardelijk|onder voorbehoud|voorbehoud|zolang|zodra|hoewel|wachten|wacht|negeer|negeren|vergissing"
         "|per ongeluk|misschien|gedeeltelijk|helaas|afwijzing|totdat|annuleren|geannuleerd|voorlopig|intrekken"
@@ -294,7 +297,7 @@ LANGUAGES = (
         "|nekad|nekat|nekas|nekar|jag nekar|avböjer|jag avböjer|underkänd|underkänt|underkänner|avstyrks"
         "|jag godkänner inte|=ej godkänd|=ej godkänt|=inte godkänd|=inte godkänt|=godkänns ej|=godkänns inte",
         subject="ansökan är|begäran är|din ansökan är|din begäran är|beställningen är|fakturan är|är",
-        object="ansökan|begäran|beställningen|fakturan|denna begäran|den här begäran|detta|det",
+        object="ansökan|begäran|beställningen|fakturan|denna begäran|den här begäran|detta|det|från min sida|av mig",
         doubt="inte|ej|icke|aldrig|inget|inga|såvida|förutsatt|förutsättning|under förutsättning|villkor|villkorat"
         "|villkorligt|utom|förutom|endast|enbart|tills|dock|däremot|vänta|väntar|avvakta|ignorera|misstag|kanske"
         "|delvis|tyvärr|ångrar|återkallar|återkallas|annullera|preliminärt|annars|bortse|nej|med reservation|ifall",
@@ -315,7 +318,7 @@ LANGUAGES = (
         reject="avvist|avvises|avviser|jeg avviser|avvis|avslått|avslås|avslår|jeg avslår|avslag|nektet|nektes|nekter"
         "|forkastet|underkjent|underkjennes|jeg godkjenner ikke|=ikke godkjent|=ikkje godkjent",
         subject="forespørselen er|søknaden er|bestillingen er|ordren er|fakturaen er|er",
-        object="forespørselen|søknaden|bestillingen|ordren|fakturaen|denne forespørselen|dette|det",
+        object="forespørselen|søknaden|bestillingen|ordren|fakturaen|denne forespørselen|dette|det|fra min side|av meg",
         doubt="ikke|ikkje|aldri|dersom|hvis|såfremt|forutsatt|forutsetning|under forutsetning|betinget|betingelse"
         "|vilkår|unntatt|bortsett|avvent|ignorer|feil|feilaktig|kanskje|delvis|dessverre|angrer|trekker|trukket"
         "|kansellert|kanseller|foreløpig|ellers|imidlertid|selv om|med forbehold|forbehold|hverken",
@@ -335,7 +338,7 @@ LANGUAGES = (
         reject="afvist|afvises|afviser|jeg afviser|afvis|afslået|afslås|afslår|jeg afslår|afslag|nægtet|nægtes|nægter"
         "|forkastet|underkendt|jeg godkender ikke|jeg kan ikke godkende|=ikke godkendt",
         subject="anmodningen er|din anmodning er|ansøgningen er|bestillingen er|ordren er|fakturaen er|er",
-        object="anmodningen|ansøgningen|bestillingen|ordren|fakturaen|denne anmodning|dette|det",
+        object="anmodningen|ansøgningen|bestillingen|ordren|fakturaen|denne anmodning|dette|det|fra min side|af mig",
         doubt="ikke|aldrig|hvis|såfremt|forudsat|forudsætning|under forudsætning|betinget|betingelse|vilkår|undtagen"
         "|bortset|kun hvis|afvent|ignorer|ignorér|fejl|fejlagtigt|måske|delvist|desværre|fortryder|trækker|annulleret"
         "|annuller|foreløbig|ellers|nej|selvom|med forbehold|forbehold|hverken",
@@ -356,7 +359,7 @@ LANGUAGES = (
         reject="hylätty|hylkään|hylätään|hylkäämme|hylkää|hylkään pyynnön|evätty|evätään|torjuttu|kielletty"
         "|en hyväksy|ei hyväksytä|emme hyväksy|kieltäydyn|=ei hyväksytty|=hyväksymättä",
         subject="pyyntö on|pyyntösi on|hakemus on|tilaus on|lasku on|on",
-        object="pyynnön|tämän pyynnön|hakemuksen|tilauksen|tämän tilauksen|laskun|tämän",
+        object="pyynnön|tämän pyynnön|hakemuksen|tilauksen|tämän tilauksen|laskun|tämän|puolestani",
         doubt="puuttuu|eivät|emme|ettei|jos|mikäli|ellei|ellen|paitsi|ainoastaan|kunhan|ehdolla|ehdollisesti|ehto"
         "|ehdot|edellyttäen|mutta|kuitenkin|vaikka|odota|odottakaa|odottaa|odottaen|vahingossa|virhe|virheellisesti"
         "|ehkä|osittain|valitettavasti|peruutan|peruutettu|peruuta|hylkäys|ennen kuin|poislukien|varauksin|muuten",
@@ -380,7 +383,8 @@ LANGUAGES = (
         "|=brak akceptacji|nie zgadzam się",
         subject="wniosek|wniosek jest|wniosek został|zamówienie|zamówienie jest|zamówienie zostało|faktura"
         "|faktura jest|prośba|jest",
-        object="wniosek|ten wniosek|zamówienie|to zamówienie|fakturę|tę fakturę|prośbę|zakup|ten zakup|to",
+        object="wniosek|ten wniosek|zamówienie|to zamówienie|fakturę|tę fakturę|prośbę|zakup|ten zakup|to"
+        "|z mojej strony|przeze mnie",
         doubt="nie|nigdy|jeśli|jeżeli|jeśliby|gdy|gdyby|pod warunkiem|warunek|warunkowo|warunki|chyba że|oprócz"
         "|z wyjątkiem|wyjątkiem|tylko|wyłącznie|jedynie|dopóki|dopiero|jednak|lecz|chociaż|choć|czekać|czekaj"
         "|proszę czekać|poczekaj|pomyłka|pomyłkowo|omyłkowo|przez pomyłkę|może|częściowo|niestety|wycofuję|anuluj"
@@ -404,7 +408,8 @@ LANGUAGES = (
         "|odmítnuto|odmítám|odmítnout|odmítnutí|odmítnutá|odmítnutý|neschváleno|neschvaluji|neschválený|neschválená"
         "|nepovoleno|neschvalujeme|nesouhlasím",
         subject="žádost|žádost je|objednávka|objednávka je|faktura|faktura je|je",
-        object="žádost|tuto žádost|objednávku|tuto objednávku|fakturu|požadavek|tento požadavek|nákup|to",
+        object="žádost|tuto žádost|objednávku|tuto objednávku|fakturu|požadavek|tento požadavek|nákup|to|z mé strany"
+        "|za mě",
         doubt="nikdy|pokud|jestliže|jestli|kdyby|pouze|jenom|podmínka|podmínky|podmíněně|podmínkou|s podmínkou|kromě"
         "|vyjma|s výjimkou|dokud|avšak|ovšem|ačkoli|ačkoliv|čekat|počkejte|počkat|čekejte|omylem|omyl|chyba|možná"
         "|částečně|bohužel|ruším|zrušit|zrušeno|ignorujte|ignorovat|předběžně|jinak|výhradou|výhrady|nelze|není"
@@ -425,7 +430,7 @@ LANGUAGES = (
         reject="zamietnuté|zamietam|zamietnutý|zamietnutá|zamietame|zamietnuť|odmietnuté|odmietam|neschválené"
         "|neschvaľujem|nesúhlasím|nepovolené",
         subject="žiadosť|žiadosť je|objednávka|objednávka je|faktúra|faktúra je|je",
-        object="žiadosť|túto žiadosť|objednávku|túto objednávku|faktúru|požiadavku|nákup|to",
+        object="žiadosť|túto žiadosť|objednávku|túto objednávku|faktúru|požiadavku|nákup|to|z mojej strany|za mňa",
         doubt="nikdy|pokiaľ|iba|podmienka|podmienky|podmienečne|okrem|s výnimkou|avšak|počkajte|čakať|omylom|chyba"
         "|možno|čiastočne|bohužiaľ|zrušiť|zrušené|predbežne|inak|výhradou|výhrady|nie|nemôžem|kým",
         own="ak|len|ale|keď|až",
@@ -443,7 +448,7 @@ LANGUAGES = (
         "|=nem jóváhagyott",
         subject="a kérelem|kérelem|a kérés|a rendelés|a megrendelés|megrendelés|a számla|a kérelmet|a rendelést"
         "|a megrendelést|a számlát",
-        object="a kérelmet|a kérést|a rendelést|a megrendelést|a számlát|a beszerzést|ezt",
+        object="a kérelmet|a kérést|a rendelést|a megrendelést|a számlát|a beszerzést|ezt|részemről",
         doubt="nincs|nincsen|soha|sose|hacsak|feltéve|feltétel|feltételek|feltétellel|feltételesen|amennyiben|kivéve"
         "|csak|csupán|kizárólag|amíg|ameddig|azonban|bár|ugyan|várjon|várj|várjatok|várni|tévedés|tévedésből"
         "|véletlenül|talán|esetleg|részben|sajnos|visszavonom|visszavonva|törlöm|törölni|előzetesen|különben"
@@ -465,7 +470,7 @@ LANGUAGES = (
         "|cerere respinsă|neaprobat|neaprobată|dezaprobat|dezaprob|nu aprob|=nu se aprobă|=nu este aprobat"
         "|nu sunt de acord|nu suntem de acord",
         subject="cererea este|solicitarea este|comanda este|factura este|este",
-        object="cererea|această cerere|solicitarea|comanda|această comandă|factura|achiziția",
+        object="cererea|această cerere|solicitarea|comanda|această comandă|factura|achiziția|din partea mea",
         doubt="niciodată|dacă|daca|cu condiția|condiția|condiție|condiționat|condiții|decât|doar|numai|exceptând"
         "|cu excepția|excepția|până când|totuși|însă|deși|așteptați|așteaptă|aștept|greșeală|eroare|poate|parțial"
         "|din păcate|retrag|anulez|anulat|ignorați|ignora|provizoriu|altfel|rezerve|sub rezerva|respingere|nici"
@@ -490,7 +495,8 @@ LANGUAGES = (
         "|не согласую|не утверждаю|=не одобрено|=не согласовано|=не утверждено|запрещено|запрещаю|я отклоняю"
         "|не согласен|не согласна",
         subject="заявка|запрос|заказ|счёт|счет|заявку|закупку|закупка",
-        object="заявку|эту заявку|вашу заявку|запрос|этот запрос|заказ|этот заказ|счёт|счет|закупку",
+        object="заявку|эту заявку|вашу заявку|запрос|этот запрос|заказ|этот заказ|счёт|счет|закупку|с моей стороны"
+        "|мной|мною",
         doubt="не|нет|ли|никогда|ни|если|при условии|условие|условии|условия|условно|кроме|за исключением|исключением"
         "|только|лишь|пока|но|однако|хотя|подождите|ждать|ждите|подожди|ошибка|ошибочно|по ошибке|может быть|возможно"
         "|частично|к сожалению|отзываю|отменяю|отменить|отменено|отмена|игнорируйте|предварительно|иначе|с оговоркой"
@@ -511,7 +517,8 @@ LANGUAGES = (
         reject="відхилено|відхиляю|відхилений|відхилена|відхиляємо|відхилити|відмовлено|відмовляю|відмова|не схвалюю"
         "|не погоджую|не затверджую|=не схвалено|=не погоджено|=не затверджено|заборонено|запит відхилено",
         subject="заявка|запит|замовлення|рахунок|заявку|закупівлю",
-        object="заявку|цю заявку|вашу заявку|запит|цей запит|замовлення|це замовлення|рахунок|закупівлю",
+        object="заявку|цю заявку|вашу заявку|запит|цей запит|замовлення|це замовлення|рахунок|закупівлю|з мого боку"
+        "|мною",
         doubt="не|ні|ніколи|якщо|за умови|умова|умови|умовою|умовно|крім|окрім|за винятком|винятком|тільки|лише|поки"
         "|але|проте|однак|хоча|зачекайте|чекати|чекайте|помилка|помилково|можливо|частково|на жаль|відкликаю|скасовую"
         "|скасувати|скасовано|ігноруйте|попередньо|інакше|застереженням|немає|відхилення|після того як|щойно",
