@@ -214,13 +214,13 @@ def test_an_entry_without_an_end_opens_nothing(world: World, number: str) -> Non
 
 async def test_a_decision_for_a_sink_that_was_taken_out_of_the_configuration_is_kept(world: World) -> None:
     """On disk where `decisions list` shows it, and told once the sink is there again."""
-    world.desk._outboxes.pop("erp")
-    world.desk._park = lambda name, decision_id, stored: park(world.state, name, decision_id, stored)
+    world.desk.ledger._outboxes.pop("erp")
+    world.desk.ledger._park = lambda name, decision_id, stored: park(world.state, name, decision_id, stored)
     done = await world.read(reply())
     await world.read(reply())
     assert stored_waiting(world.state)[done.decision_id] == ["audit", "erp (parked)"]
     await world.restart()
-    assert await world.desk.replay(done.decision_id) == ["erp", "audit"]
+    assert await world.desk.ledger.replay(done.decision_id) == ["erp", "audit"]
     await world.deliver()
     assert told(world) == [("approved", BOSS)]
 

@@ -380,10 +380,10 @@ async def test_a_decision_can_be_told_again(world: World) -> None:
     """The same bytes, to every sink of its request."""
     done = await world.read(reply())
     await world.deliver()
-    assert await world.desk.replay(done.decision_id) == ["erp", "audit"]
+    assert await world.desk.ledger.replay(done.decision_id) == ["erp", "audit"]
     await world.deliver()
     assert world.sinks["erp"].got[0] == world.sinks["erp"].got[1]
-    assert not await world.desk.replay("no-such-id")
+    assert not await world.desk.ledger.replay("no-such-id")
 
 
 def test_consumers_reach_their_folder_whatever_the_umask(tmp_path: Path) -> None:

@@ -22,7 +22,16 @@ _PURE = {  # package -> modules
 PURE = {f"{package}.{name}".strip(".") for package, names in _PURE.items() for name in names.split()}
 WORLD = {"asyncio", "logging", "os", "pathlib", "random", "secrets", "socket", "subprocess", "threading", "time"}
 LOOPS = {
-    *("answers", "office", "terms", "approvals.desk", "approvals.outbox", "approvals.questions", "inbound.poller"),
+    *(
+        "answers",
+        "office",
+        "terms",
+        "approvals.desk",
+        "approvals.ledger",
+        "approvals.outbox",
+        "approvals.questions",
+        "inbound.poller",
+    ),
     *("outbound.pickup", "outbound.relay", "outbound.route"),
 }
 # Each level may import itself and the ones before it; what is not named does IO.

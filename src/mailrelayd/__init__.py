@@ -35,7 +35,8 @@ The path of a decision
                              |                approvals/reading.py  bytes -> kind, words (pure; mime, newtext, verdict)
                              |                approvals/sender.py   who wrote it, and is that proven?
                              |                approvals/judge.py    where alone an approval comes into being (pure)
-                             | fsync          approvals/archive.py  mail, then decision.json: the commit point
+                             | fsync          approvals/ledger.py   archive.py: mail, then document: the commit point;
+                             |                                      then the outboxes, then the registry
                              | outbox/        approvals/outbox.py   folder, webhook, program (sinks.py)
                              v UID EXPUNGE    the mail is removed once every required sink has the document
 

@@ -17,6 +17,7 @@ from mailrelayd.approvals import desk as desks
 from mailrelayd.approvals import dkim, opening, token
 from mailrelayd.approvals.archive import Archive
 from mailrelayd.approvals.desk import Desk
+from mailrelayd.approvals.letters import Send
 from mailrelayd.approvals.opening import Opening
 from mailrelayd.approvals.outbox import Outbox, park
 from mailrelayd.approvals.registry import Registry, Report
@@ -90,7 +91,7 @@ class Office:
         node: str,
         records: Records,
         clock: Clock,
-        send: desks.Send,
+        send: Send,
         may_expire: Callable[[], bool],
         is_queued: Callable[[str], bool],
     ) -> None:

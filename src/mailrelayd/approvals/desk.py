@@ -9,38 +9,35 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
-from mailrelayd.approvals import bounces, document, receipts, reminders, token
+from mailrelayd.approvals import bounces, document, receipts, token
 from mailrelayd.approvals.archive import Archive, Draft
 from mailrelayd.approvals.bounces import Bounce
-from mailrelayd.approvals.judge import FINAL, TOLD, Found, Judgement, Outcome, Sender, judge
+from mailrelayd.approvals.judge import Found, Judgement, Outcome, Sender, judge
+from mailrelayd.approvals.ledger import Ledger, Park
+from mailrelayd.approvals.letters import Letters, Owed, Send
 from mailrelayd.approvals.memory import Memory
 from mailrelayd.approvals.mime import Unreadable, parse
 from mailrelayd.approvals.outbox import Outbox
 from mailrelayd.approvals.reading import read_mail
 from mailrelayd.approvals.registry import Registry
-from mailrelayd.approvals.request import Copy, Decided, Request, State, same
+from mailrelayd.approvals.request import Copy, Request, State, same
 from mailrelayd.approvals.sender import SenderCheck
 from mailrelayd.approvals.tokens import header_texts, tokens_in
 from mailrelayd.approvals.values import Kind, Options, Reading
 from mailrelayd.clock import Clock
 from mailrelayd.inbound.protocols import Action, Arrived, Disposition, Whose
 from mailrelayd.operate import approval_events as events
-from mailrelayd.operate.events import message_queued
-from mailrelayd.outbound.asking import Asking
 from mailrelayd.outbound.queue import Source
-from mailrelayd.outbound.values import ApprovalCopy, Envelope, Progress, QueuedMessage, Status
+from mailrelayd.outbound.values import ApprovalCopy, Progress, QueuedMessage, Status
 
 T = TypeVar("T")
 
 JUDGED = 1 << 20  # bytes of a mail that are read; the rest is archived
 PATIENCE = 86_400.0  # seconds for which a mail waits while nobody can tell who wrote it
-MOST_OWED = 1000  # receipts that wait to be sent
 HOUSE = 30.0  # seconds between two looks for what is over
 
 
@@ -66,15 +63,6 @@ class Terms:
     keep_requests: float = 365 * 86_400.0
 
 
-class Send(Protocol):
-    """`Queue.add`: who sends mails of our own."""
-
-    async def __call__(
-        self, data: bytes, envelope: Envelope, *, rule: str, copies: tuple[ApprovalCopy, ...] = ()
-    ) -> str:
-        """On disk when this returns; the queue id. Raises OSError."""
-
-
 class Desk:
     """One per daemon."""
 
@@ -87,7 +75,7 @@ class Desk:
         clock: Clock,
         send: Send | None = None,
         may_expire: Callable[[], bool] = lambda: True,
-        park: Callable[[str, str, bytes], None] | None = None,
+        park: Park | None = None,
         is_queued: Callable[[str], bool] | None = None,
     ) -> None:
         """`send`: for receipts and reminders; None: there are none. `may_expire`: whether the clock can be trusted.
@@ -97,22 +85,20 @@ class Desk:
         """
         self.terms = terms
         self.registry = registry
+        self.ledger = Ledger(terms.node, registry, archive, outboxes, clock, park)
+        self._letters = Letters(send, registry, clock, lambda: self.terms)
         self._archive = archive
-        self._outboxes = {outbox.name: outbox for outbox in outboxes}
         self._clock = clock
         self._one_by_one = asyncio.Lock()  # the first valid decision of an approver counts: only one at a time
         self._polled: dict[str, float] = {}  # account -> when the last whole poll began
         self._unread: dict[str, float] = {}  # account -> when a mail could last not be read, which will come again
         self._started = clock.now()
-        self._send = send
         self._may_expire = may_expire
-        self._park = park
         self._is_queued = is_queued
-        self._owed: deque[_Owed] = deque(maxlen=MOST_OWED)
         self._drafts = 0
         self.wake_pollers: Callable[[], None] = lambda: None
         for outbox in outboxes:
-            outbox.on_taken = self._taken
+            outbox.on_taken = lambda decision_id: self.wake_pollers()
 
     # -- the start ---------------------------------------------------------------------------------------------
 
@@ -121,31 +107,9 @@ class Desk:
 
         What the registry has not heard of the sinks may not have heard of either: no mail need bring it again.
         """
-        for stored, request, decision in await asyncio.to_thread(self._missed):
-            await self._hand_on(stored, request)
-            await self._note_down(request, decision)
-
-    def _missed(self) -> list[tuple[bytes, Request, _Decision]]:
-        """Documents of which the registry does not know: each with its request, and what it means for that."""
-        for one in self.registry:
-            self.registry.supersede(one.request_id)
-        missed = []
-        for stored in self._archive.documents(days=2):
-            outcome, request, decision = self._said(stored)
-            if outcome in TOLD and request is not None and decision(request) != request:
-                missed.append((stored, request, decision))
-        return missed
-
-    def _said(self, stored: bytes) -> tuple[Outcome | None, Request | None, _Decision]:
-        """What a stored document means, and for which request; (None, None, ...) for one that is damaged."""
-        try:
-            outcome, event = document.outcome_of(stored)
-            data = event["data"]
-            request = self.registry.get(data["original"]["queue_id"]) if data["original"] else None
-            who = data["decided_by"]["on_behalf_of"] or data["decided_by"]["address"] or ""
-            return outcome, request, _Decision(str(who), outcome, str(event["id"]), document.recorded_at(stored))
-        except (ValueError, LookupError, TypeError, AttributeError):
-            return None, None, _Decision("", Outcome.IGNORED, "", 0.0)
+        for stored, request, meaning in await asyncio.to_thread(self.ledger.missed):
+            await self.ledger.hand_on(stored, request)
+            await self.ledger.note_down(request, meaning)
 
     # -- reading mail ------------------------------------------------------------------------------------------
 
@@ -251,13 +215,13 @@ class Desk:
             await asyncio.to_thread(self._archive.keep_also, decision_id, draft)
         # The registry's file last: what it does not know the next start tells the sinks. But nobody may decide twice
         # meanwhile, so memory knows it first. And the last time may have ended anywhere in between.
-        _, request, decision = self._said(stored)
+        _, request, meaning = self.ledger.said(stored)
         request = request or judgement.request
-        self.registry.note(request.queue_id, decision)
-        await self._hand_on(stored, request)
-        await self._note_down(request, decision)
-        if new and self._send and receipts.wanted(self.terms.receipts, judgement, read.reading, read.sender):
-            self._owed.append(_Owed(judgement, read.sender, decision_id, read.message_id))
+        self.registry.note(request.queue_id, meaning)
+        await self.ledger.hand_on(stored, request)
+        await self.ledger.note_down(request, meaning)
+        if new and receipts.wanted(self.terms.receipts, judgement, read.reading, read.sender):
+            self._letters.owe(Owed(judgement, read.sender, decision_id, read.message_id))
         return Disposition(Action.REMOVE, decision_id, document.recorded_at(stored), new)
 
     async def _unmatched(
@@ -283,7 +247,11 @@ class Desk:
         """Commit: mail and decision in the archive, then the registry's word."""
         now = self._clock.now()
         place = self._archive.place(decision_id, now)
-        wanted = {name.lower(): name for sink in self._sinks_of(judgement.request) for name in self._headers(sink)}
+        wanted = {
+            name.lower(): name
+            for sink in self.ledger.sinks_of(judgement.request)
+            for name in self.terms.headers.get(sink, ())
+        }
         mail = document.Mail(
             mailbox=f"{arrived.account}/{arrived.folder}",
             uidvalidity=arrived.uidvalidity,
@@ -296,56 +264,12 @@ class Desk:
         text = document.document(
             judgement, id=decision_id, node=self.terms.node, at=now, sender=read.sender, mail=mail, archive=place
         )
-        await asyncio.to_thread(self._archive.keep, place, text, draft)
-        _say_recorded(judgement, decision_id)
+        await self.ledger.keep(judgement, decision_id, place, text, draft)
         return text
-
-    async def _note_down(self, request: Request, decision: _Decision) -> None:
-        """Write down what counts for an approver from now on. Raises OSError."""
-        changed = await asyncio.to_thread(self.registry.change, request.queue_id, decision)
-        if changed is None:
-            return
-        before, after = (one.state(self._clock.now()) for one in (request, changed[1]))
-        if after is State.DECIDED and before is not State.DECIDED:
-            events.request_closed(queue_id=request.queue_id, request_id=request.request_id, status="decided")
-
-    # -- handing on --------------------------------------------------------------------------------------------
-
-    def _sinks_of(self, request: Request | None) -> list[str]:
-        return [name for name in request.sinks if name in self._outboxes] if request is not None else []
-
-    def _headers(self, sink: str) -> Sequence[str]:
-        return self.terms.headers.get(sink, ())
-
-    async def _hand_on(self, stored: bytes, request: Request) -> None:
-        """Owe a stored document to every sink of its request. Raises OSError; then the mail comes again."""
-        outcome, event = document.outcome_of(stored)
-        if outcome not in TOLD:
-            return
-        decision_id = str(event["id"])
-        for name in request.sinks:
-            if name not in self._outboxes and self._park is not None:
-                await asyncio.to_thread(self._park, name, decision_id, stored)
-        for name in self._sinks_of(request):
-            await asyncio.to_thread(self._outboxes[name].put, decision_id, stored)
-            self._outboxes[name].offer(decision_id)
 
     def may_remove(self, decision_id: str) -> bool:
         """Whether every required sink has it, or it is parked where a person looks."""
-        return all(outbox.settled(decision_id) for outbox in self._outboxes.values() if outbox.required)
-
-    def _taken(self, decision_id: str) -> None:
-        self.wake_pollers()
-
-    async def replay(self, decision_id: str) -> list[str]:
-        """Offer a stored document to its sinks again; their names, none where there is no such. Raises OSError."""
-        stored = await asyncio.to_thread(self._archive.find, decision_id)
-        original = json.loads(stored)["data"]["original"] if stored is not None else None
-        request = self.registry.get(original["queue_id"]) if original else None
-        if stored is None or request is None:
-            return []
-        await self._hand_on(stored, request)
-        return self._sinks_of(request)
+        return self.ledger.may_remove(decision_id)
 
     # -- what nobody answered ----------------------------------------------------------------------------------
 
@@ -365,15 +289,7 @@ class Desk:
             elif (request.expired_at and request.owed()) or (over and not request.expired_at):
                 await self.close(request, Outcome.EXPIRED, "no-answer")
         await self._miss()
-        # Not where answers are read: a spool without room must not keep anybody from reading on.
-        while self._owed:
-            await self._send_receipt(self._owed.popleft())
-        for request in list(self.registry):
-            await self._remind(request)
-        for queue_id in self.registry.originals():
-            kept = self.registry.get(queue_id)
-            if kept is None or kept.state(now) is not State.OPEN or kept.reminded >= len(self.terms.remind):
-                await asyncio.to_thread(self.registry.drop_original, queue_id)
+        await self._letters.write()
 
     async def _miss(self) -> None:
         """Tell of copies that were not sent and never will be: their message was taken out of the queue."""
@@ -385,70 +301,7 @@ class Desk:
             async with self._one_by_one:  # what was sent was noted before it left the queue
                 current = self.registry.get(request.queue_id) or request
                 for copy in _unsent(current):
-                    await self.tell(current, copy, Outcome.UNDELIVERABLE, "withdrawn")
-
-    async def _send_receipt(self, owed: _Owed) -> None:
-        """Tell somebody what became of their answer, at most once a day. Raises OSError.
-
-        First written down, then sent: a crash or a fault in between costs the receipt, and nothing makes two of it.
-        """
-        now, request = self._clock.now(), owed.judgement.request
-        if request is None or self._send is None:
-            return
-        async with self._one_by_one:
-            current = self.registry.get(request.queue_id)
-            told = receipts.noted(current, owed.sender.address, now) if current is not None else None
-            if told is None:
-                return
-            receipts_sent = dict(told)
-            await asyncio.to_thread(
-                self.registry.change, request.queue_id, lambda one: replace(one, receipts=receipts_sent)
-            )
-        data = receipts.receipt(
-            owed.judgement, owed.sender, self._asking, id=owed.decision_id, answered=owed.message_id, now=now
-        )
-        await self._queue(data, Envelope("", (owed.sender.address,)), receipts.RULE, request)
-
-    async def _remind(self, request: Request) -> None:
-        """Ask again who has not answered, if it is time. Raises OSError.
-
-        First sent, then written down: a crash in between may ask twice, and nothing can forget to ask.
-        """
-        count = reminders.due(request, self.terms.remind, self._clock.now())
-        if count == request.reminded or self._send is None:
-            return
-        original = await asyncio.to_thread(self.registry.original, request.queue_id)
-        data = reminders.reminder(original) if original is not None else None
-        copies: tuple[ApprovalCopy, ...] = ()
-        if data is not None:
-            secret = self.terms.secrets()[0]
-            copies = tuple(reminders.again(request, copy, secret) for copy in reminders.owed(request))
-            envelope = Envelope(request.sender, tuple(copy.recipient for copy in copies))
-            await self._queue(data, envelope, reminders.RULE, request, copies)
-        events.request_reminded(queue_id=request.queue_id, request_id=request.request_id, copies=len(copies))
-        await asyncio.to_thread(self.registry.change, request.queue_id, lambda one: replace(one, reminded=count))
-
-    async def _queue(
-        self, data: bytes, envelope: Envelope, rule: str, about: Request, copies: tuple[ApprovalCopy, ...] = ()
-    ) -> None:
-        """Send a mail of our own, by the queue. Raises OSError."""
-        assert self._send is not None
-        queue_id = await self._send(data, envelope, rule=rule, copies=copies)
-        message_queued(
-            queue_id=queue_id,
-            sender=envelope.sender,
-            nrcpt=len(envelope.recipients),
-            size=len(data),
-            file="",
-            uid=None,
-            rule=rule,
-            about=about.queue_id,
-        )
-
-    @property
-    def _asking(self) -> Asking:
-        terms = self.terms
-        return Asking(terms.node, terms.reply_address, terms.separator, terms.subaddressing, terms.subject_tag)
+                    await self.ledger.tell(current, copy, Outcome.UNDELIVERABLE, "withdrawn")
 
     async def cancel(self, request: Request, by: str | None = None) -> None:
         """Close an open request; answers to it are `cancelled` from now on. Raises OSError."""
@@ -469,24 +322,8 @@ class Desk:
         async with self._one_by_one:
             changed = await asyncio.to_thread(self.registry.change, request.queue_id, end)
             for copy in changed[1].owed() if changed is not None else ():
-                await self.tell(request, copy, outcome, reason)
+                await self.ledger.tell(request, copy, outcome, reason)
         events.request_closed(queue_id=request.queue_id, request_id=request.request_id, status=outcome.value, by=by)
-
-    async def tell(self, request: Request, copy: Copy, outcome: Outcome, reason: str) -> None:
-        """An outcome that no mail carried: archived, handed on, noted. Raises OSError."""
-        now = self._clock.now()
-        decision_id = document.event_id(request, copy, outcome.value)
-        judgement = Judgement(outcome, reason, request, copy)
-        stored = await asyncio.to_thread(self._archive.find, decision_id)
-        if stored is None:
-            stored = document.document(
-                judgement, id=decision_id, node=self.terms.node, at=now, sender=None, mail=None, archive=""
-            )
-            place = self._archive.place(decision_id, now)
-            await asyncio.to_thread(self._archive.keep, place, stored, None)
-            _say_recorded(judgement, decision_id)
-        await self._hand_on(stored, request)
-        await self._note_down(request, _Decision(copy.approver, outcome, decision_id, now))
 
     def is_closed(self, copy: ApprovalCopy) -> bool:
         """Whether its request was cancelled or superseded: an answer to it would not count."""
@@ -520,7 +357,7 @@ class Desk:
                 # Its time was up before it could be sent: that is told with all others who did not answer.
                 over = record.reason == "expired" and request.state(self._clock.now()) is not State.OPEN
                 if record.status is Status.FAILED and copy.approver not in request.decided and not over:
-                    await self.tell(request, copy, Outcome.UNDELIVERABLE, record.reason or "rejected")
+                    await self.ledger.tell(request, copy, Outcome.UNDELIVERABLE, record.reason or "rejected")
 
     async def sweep(self) -> None:
         """Remove what is old enough. Raises OSError."""
@@ -541,27 +378,6 @@ class _Read:
     bounce: Bounce | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Decision:
-    """What an outcome means for a request: an edit of its entry. Only some outcomes last; a person's lasts longest."""
-
-    approver: str
-    outcome: Outcome
-    decision_id: str
-    at: float
-
-    def __call__(self, request: Request) -> Request:
-        lasting = (Outcome.APPROVED, Outcome.REJECTED, Outcome.UNDELIVERABLE, Outcome.EXPIRED, Outcome.CANCELLED)
-        known = next((copy.approver for copy in request.copies if same(copy.approver, self.approver)), None)
-        before = request.decided.get(known or "")
-        if known is None or self.outcome not in lasting:
-            return request
-        if before is not None and (before.outcome in FINAL or self.outcome not in FINAL):
-            return request
-        decided = {**request.decided, known: Decided(self.outcome.value, self.decision_id, self.at)}
-        return replace(request, decided=decided)
-
-
 def _is_of_another(stored: bytes, sha256: str) -> bool:
     """Whether a document says `untrusted`, and that of a mail with other bytes."""
     outcome, event = document.outcome_of(stored)
@@ -575,25 +391,3 @@ def _unsent(request: Request) -> list[Copy]:
 
 def _sent(approver: str, at: float) -> Callable[[Request], Request]:
     return lambda request: replace(request, sent={**request.sent, approver: at})
-
-
-def _say_recorded(judgement: Judgement, decision_id: str) -> None:
-    request, copy = judgement.request, judgement.copy
-    if request is not None and copy is not None and judgement.outcome in TOLD:
-        events.decision_recorded(
-            decision_id=decision_id,
-            request_id=request.request_id,
-            status=judgement.outcome.value,
-            reason=judgement.reason,
-            by=judgement.decided_by or copy.approver,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Owed:
-    """A receipt that is to be sent."""
-
-    judgement: Judgement
-    sender: Sender
-    decision_id: str
-    message_id: str  # of the answer

@@ -40,7 +40,7 @@ async def answer(
             yield {"document": stored.decode().rstrip("\n")}
         case {"command": "decisions.replay", "ids": [*wanted]}:
             for one in wanted:
-                sinks = await _needed(desk).replay(str(one))
+                sinks = await _needed(desk).ledger.replay(str(one))
                 why = "" if sinks else "no such decision, or none of its sinks is configured any more"
                 yield {"id": str(one), "error": why, "sinks": sinks}
         case _:

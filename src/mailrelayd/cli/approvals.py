@@ -13,7 +13,7 @@ EXAMPLES = """\
 examples:
   mailrelayd approvals                  open requests: who was asked, who has answered
   mailrelayd approvals list --all       those that are over, too
-  mailrelayd approvals show PO-42       one request, by its own id or the queue id of the message that asked
+  mailrelayd approvals show PO-42       one request, by its id or its queue id
   mailrelayd approvals cancel PO-42     nobody's answer counts any more; the sinks are told
   mailrelayd approvals new-secret       a key for [approvals] secret
 
@@ -31,7 +31,6 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser], comm
         help="what people have been asked, and what they said",
         description="Shows the requests that went out. Without a verb: list.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     approvals.add_argument("--all", action="store_true", help="also requests that are over")
     approvals.add_argument("--json", action="store_true", help="one JSON object per request")
@@ -65,7 +64,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser], comm
         "print a new key for [approvals] secret",
         "Prints a random key. To change a key in use, put the new one first in the list and keep the old one behind it "
         "until the last request made with it has expired.",
-        "approvals new-secret >/etc/mailrelayd/credentials/approvals.secret",
+        "(umask 077; mailrelayd approvals new-secret >/etc/mailrelayd/credentials/approvals.secret)",
     )
     secret.set_defaults(run=new_secret)
 
@@ -79,7 +78,7 @@ def _verb(
     example: str,
 ) -> argparse.ArgumentParser:
     return verbs.add_parser(
-        name, parents=[common], help=what, description=description, epilog=f"example: mailrelayd {example}"
+        name, parents=[common], help=what, description=description, epilog=f"example:\n  mailrelayd {example}"
     )
 
 

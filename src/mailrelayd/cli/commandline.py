@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import textwrap
 from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from mailrelayd import __version__
 from mailrelayd.config.light import DEFAULT_CONFIG
@@ -30,17 +31,34 @@ COMMANDS = {
 }
 EXIT_STATUS = """\
 exit status (sysexits.h):
-  0 done    64 usage    65 no such message, or one that is refused    66 no such file    69 no daemon
-  70 bug    73 the spool's files cannot be used    75 try again, or a second daemon    77 not allowed
-  78 configuration
+  0 done                              70 bug
+  64 usage                            73 the spool's files cannot be used
+  65 no such message, or refused      75 try again, or a second daemon
+  66 no such file                     77 not allowed
+  69 no daemon                        78 configuration
 
 The configuration's reference is the commented file config/mailrelayd.toml; `mailrelayd config show` prints
 what is in force and where each value comes from.
 """
 
 
+class Layout(argparse.HelpFormatter):
+    """Paragraphs are as wide as the terminal; one that holds an indented line stays as it was written."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n\n".join(
+            paragraph
+            if any(line.startswith(" ") for line in paragraph.splitlines())
+            else textwrap.fill(paragraph, width, break_long_words=False, break_on_hyphens=False)
+            for paragraph in text.strip("\n").split("\n\n")
+        )
+
+
 class Parser(argparse.ArgumentParser):
     """argparse with this program's manners: `error:` and `hint:` on stderr, EX_USAGE."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"formatter_class": Layout, **options})
 
     def error(self, message: str) -> NoReturn:
         print(f"error: {message}\nhint: {self.prog} --help", file=sys.stderr)
@@ -59,9 +77,8 @@ def parser(command: str = "") -> argparse.ArgumentParser:
     )
     top = Parser(
         prog="mailrelayd",
-        description="Relays the .eml files dropped into a folder to a smarthost, and keeps them until it has.",
+        description="Relays the mails dropped into a folder to a smarthost, and keeps them until it has.",
         epilog=EXIT_STATUS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[common],
     )
     top.add_argument("--version", action="version", version=f"mailrelayd {__version__}")

@@ -27,9 +27,8 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser], comm
         parents=[common],
         help="a script that lets a shell complete this program's commands",
         description="Prints a script for SHELL: bash, zsh or fish. It knows every command and option, "
-        "and completes files\nand the ids of what stands in the queue.",
+        "and completes files and the ids of what stands in the queue.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     completion.add_argument("shell", metavar="SHELL", choices=(*SHELLS, IDS), help="bash, zsh or fish")
     completion.set_defaults(run=run)

@@ -29,18 +29,17 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser], comm
         help="what was decided, and whether every sink has heard of it",
         description="Shows decisions. Without a verb: list.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _choice(decisions, False)
     decisions.set_defaults(run=list_decisions)
     verbs = decisions.add_subparsers(title="verbs", metavar="VERB")
     what = "every decision in the archive, oldest first (the default)"
-    example = "example: mailrelayd decisions list --waiting --json"
+    example = "example:\n  mailrelayd decisions list --waiting --json"
     listing = verbs.add_parser("list", parents=[common], help=what, description=f"Shows {what}.", epilog=example)
     _choice(listing, kept)
     listing.set_defaults(run=list_decisions)
     what = "one document, as the sinks get it"
-    example = "example: mailrelayd decisions show ID | jq .data.comment"
+    example = "example:\n  mailrelayd decisions show ID | jq .data.comment"
     show = verbs.add_parser("show", parents=[common], help=what, description=f"Shows {what}.", epilog=example)
     show.add_argument("id", metavar="ID")
     show.set_defaults(run=show_decision)
@@ -50,12 +49,12 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser], comm
         help="offer it to its sinks again",
         description="Offers a stored decision to every sink of its request again: the same bytes with the same id, so "
         "that whoever has it already can tell. Also takes it out of a sink's parked/.",
-        epilog="example: mailrelayd decisions replay ID",
+        epilog="example:\n  mailrelayd decisions replay ID",
     )
     replay.add_argument("ids", metavar="ID", nargs="+")
     replay.set_defaults(run=replay_decisions)
     what = "the JSON Schema of the documents"
-    example = "example: mailrelayd decisions schema >decision.schema.json"
+    example = "example:\n  mailrelayd decisions schema >decision.schema.json"
     schema = verbs.add_parser("schema", parents=[common], help=what, description=f"Prints {what}.", epilog=example)
     schema.set_defaults(run=print_schema)
 

@@ -23,7 +23,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser], comm
         help="what would be read from mails: their kind, the decision, and the rules that led there",
         description="Prints one JSON object per mail. Sender and token are not looked at: the text is judged alone, "
         "with the words of [approvals] where the configuration can be read. Exit status 66 where a file cannot.",
-        epilog="example: mailrelayd reply explain *.eml | jq -r '[.file, .decision, .reason] | @tsv'",
+        epilog="example:\n  mailrelayd reply explain *.eml | jq -r '[.file, .decision, .reason] | @tsv'",
     )
     explain.add_argument("files", metavar="FILE", nargs="+", help="a mail as it arrived (.eml); - is standard input")
     explain.set_defaults(run=run)

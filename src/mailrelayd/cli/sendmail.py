@@ -22,23 +22,28 @@ if TYPE_CHECKING:
 
 Command = Callable[[list[str]], int]  # another command of this program
 HELP = """\
-usage: mailrelayd sendmail [FLAG]... [RECIPIENT]...       (also by the names sendmail, mailq and newaliases)
+usage: mailrelayd [--config FILE] sendmail [FLAG]... [RECIPIENT]...
+(also by the names sendmail, mailq and newaliases)
 
-Hands in the message on standard input, as sendmail(1) does. Exit status 0: the message is on disk, and is sent or kept
-from here on; 64 the arguments, 65 the message, 75 nothing could be stored: keep the message and try again.
+Hands in the message on standard input, as sendmail(1) does. Exit status 0: the
+message is on disk, and is sent or kept from here on; 64 the arguments, 65 the
+message, 75 nothing could be stored: keep the message and try again.
 
   -t             recipients are those in To, Cc and Bcc, and the arguments
   -i, -oi        a line with a single dot does not end the message
-  -f A, -r A     the envelope's sender; '' or '<>' is the null sender (default: this user)
-  -F NAME        the full name, for a From that the message lacks (default: the user database's)
+  -f A, -r A     the envelope's sender (default: this user); '' is the null one
+  -F NAME        the full name, for a From that the message lacks (default: the
+                 user database's)
   -bs            speak SMTP on standard input and output
   -bp            what waits in the queue; as mailq
   -bi            nothing: there are no aliases; as newaliases
   -q             try now what waits, where this user may ask for it
-  -bm            the default; -B -N -R -V -v and every flag not named here are accepted and ignored
+  -bm            the default; -B -N -R -V -v and every flag not named here are
+                 accepted and ignored
   --             the rest are recipients
 
-A name without a domain gets [submit] default_domain, as a recipient [submit] local_recipient reads its mail.
+A name without a domain gets [submit] default_domain; as a recipient, [submit]
+local_recipient reads its mail.
 """
 
 WITH_VALUE = "ABCFLMNOQRVXefhopr"  # the rest of the word, or the next word

@@ -24,6 +24,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser], comm
         help="what the pickup would make of a file: which rule, which envelope, what is stripped",
         description="Says what would happen to FILE in the pickup folder. Nothing is taken, changed or sent. "
         "Exit status 65 where the file would be refused.",
+        epilog="examples:\n  mailrelayd spool explain mail.eml\n  mailrelayd spool explain --producer erp mail.eml",
     )
     explain.add_argument("file", metavar="FILE", type=Path)
     explain.add_argument("--producer", metavar="NAME", help="as if it stood in the folder of [pickup.NAME]")

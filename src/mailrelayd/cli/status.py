@@ -19,7 +19,6 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser], comm
         "approvals, and what the pickup refused.",
         epilog="examples:\n  mailrelayd status\n  mailrelayd status --json | jq .queue.waiting\n\n"
         "Without a daemon: what stands in the spool. `mailrelayd queue` lists the messages themselves.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     status.add_argument("--json", action="store_true", help="as a JSON object")
     status.set_defaults(run=print_status)

@@ -13,7 +13,8 @@ EXAMPLES = """\
 examples:
   mailrelayd submit mail.eml
   printf 'To: ops@example.com\\nSubject: Hi\\n\\nHello.\\n' | mailrelayd submit
-  mailrelayd submit mail.eml --instance nightly --attach-logs on-failure --status failed \\
+  mailrelayd submit mail.eml --instance nightly \\
+      --attach-logs on-failure --status failed \\
       --attach-log build.log --attach-log deploy.log --failed-log deploy.log
 
 The envelope is what the header says: recipients in To, Cc and Bcc, sender in Return-Path, Sender or From. A From that
@@ -33,7 +34,6 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser], comm
         help="hand one message in, durably, with logs attached if that is wanted",
         description="Hands in one message, made whole where a From or a domain is missing, and says its queue id.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("file", metavar="FILE", nargs="?", default="-", help="the message; standard input if not given")
     logs = parser.add_argument_group("logs, attached the way FlexDeploy does it")

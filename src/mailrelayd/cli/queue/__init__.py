@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import textwrap
 from typing import Any
 
 VERBS = {  # verb -> (in one line, in full)
@@ -28,28 +27,37 @@ ASK_FIRST = ("fail", "delete")
 
 EXAMPLES = """\
 examples:
-  mailrelayd queue                          what waits, oldest first, with the reason
-  mailrelayd queue --shape                  how many wait for which reason, and since when
-  mailrelayd queue --failed                 what was given up
-  mailrelayd queue explain ID               one message: its life, what it waits for, what to do
-  mailrelayd queue retry ID ...             now instead of at its next attempt
+  mailrelayd queue                  what waits, oldest first, with the reason
+  mailrelayd queue --shape          how many for which reason, and since when
+  mailrelayd queue --failed         what was given up
+  mailrelayd queue explain ID       its life, what it waits for, what to do
+  mailrelayd queue retry ID ...     now instead of at its next attempt
   mailrelayd queue hold --from @example.com
   mailrelayd queue delete --failed --older-than 10d --reason 'user unknown'
-  mailrelayd queue list --json | jq -r 'select(.queue_name=="deferred").queue_id' | mailrelayd queue retry -
+  mailrelayd queue list --json | jq -r 'select(.delivery_attempts>9).queue_id' |
+      mailrelayd queue hold -
 
 coming from Postfix:
-  postqueue -p, mailq       queue               postsuper -h ID|ALL     queue hold ID|ALL
-  postqueue -j              queue list --json   postsuper -H ID|ALL     queue release ID|ALL
-  postqueue -f              queue retry ALL     postsuper -r ID         queue retry ID
-  postqueue -i ID           queue retry ID      postsuper -d ID|ALL     queue delete ID|ALL
-  postcat -q ID             queue cat ID        postsuper -e ID         queue fail ID
-  postcat -hq ID            queue cat --header  qshape deferred         queue --shape --deferred
-  postsuper -d ALL deferred                     queue delete --deferred
+  postqueue -p, mailq       queue
+  postqueue -j              queue list --json
+  postqueue -f              queue retry ALL
+  postqueue -i ID           queue retry ID
+  postcat -q ID             queue cat ID
+  postcat -hq ID            queue cat --header ID
+  postsuper -h ID|ALL       queue hold ID|ALL
+  postsuper -H ID|ALL       queue release ID|ALL
+  postsuper -r ID           queue retry ID
+  postsuper -e ID           queue fail ID
+  postsuper -d ID|ALL       queue delete ID|ALL
+  postsuper -d ALL deferred queue delete --deferred
+  qshape deferred           queue --shape --deferred
 
 words:
-  active     due, or being sent right now       deferred   refused for now (4xx), tried again later
-  hold       kept until somebody releases it    failed     given up, kept under failed/
-  route      the way to the smarthost; while it is held, everything waits and nothing expires
+  active     due, or being sent right now
+  deferred   refused for now (4xx), tried again later
+  hold       kept until somebody releases it
+  failed     given up, kept under failed/
+  route      the way to the smarthost; while it is held, all waits, none expires
 
 The names of --json are those of `postqueue -j`, and a few more. All of this works with the daemon stopped, too.
 """
@@ -75,7 +83,6 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser], comm
         help="look at what waits and what failed, and act on it",
         description="Shows the queue, and changes it. Without a verb: list.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _listing(queue)
     queue.set_defaults(run=_list)
@@ -105,9 +112,8 @@ def _verb(
         name,
         parents=[common],
         help=short,
-        description=textwrap.fill(f"{short[0].upper()}{short[1:]}. {full}", 100),
+        description=f"{short[0].upper()}{short[1:]}. {full}",
         epilog=f"examples:\n{examples}\n{more and chr(10)}{more}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     return parser
 
