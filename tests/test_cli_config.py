@@ -243,3 +243,22 @@ def test_check_looks_at_the_secrets_of_the_approval_loop(tmp_path: Path, capsys:
     assert ":8: approvals.secret: has fewer than 32 bytes" in said
     assert ":15: decisions[1].secret: " in said
     assert "whoever gets hold of a copy may decide" in said
+
+
+@pytest.mark.parametrize(
+    ("guard", "said"),
+    [
+        ("dry_run = true", "note: guard.dry_run: is true: nothing is sent"),
+        ("redirect_to = 'a@example.com'", "note: guard.redirect_to: every mail goes to a@example.com"),
+        ("dry_run = false", ""),
+    ],
+)
+def test_check_says_that_this_machine_sends_to_nobody_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], guard: str, said: str
+) -> None:
+    """A staging machine's [guard], copied to another one, is no silent accident."""
+    configuration = tmp_path / "mailrelayd.toml"
+    configuration.write_text(f"[guard]\n{guard}\n")
+    assert main(["--config", str(configuration), "check"]) == os.EX_OK
+    notes = [line for line in capsys.readouterr().err.splitlines() if "guard" in line]
+    assert [note[: len(said)] for note in notes] == ([said] if said else [])

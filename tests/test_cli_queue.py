@@ -251,6 +251,19 @@ def test_ids_from_standard_input(site: Path, mixed: Path) -> None:
     assert (again.returncode, again.stdout.count("was released")) == (os.EX_OK, 3)
 
 
+def test_what_is_on_hold_has_no_next_attempt(site: Path, mixed: Path) -> None:
+    """The listing announces none before it is released."""
+
+    def listed() -> str:
+        return next(line for line in queue(site, "list").stdout.splitlines() if line.startswith(IDS[1]))
+
+    assert "  next " in listed()
+    queue(site, "hold", IDS[1])
+    assert "  next " not in listed()
+    queue(site, "release", IDS[1])
+    assert "  next " in listed()
+
+
 @pytest.mark.parametrize("line", ['{"queue": 1}', "{", '{"queue_id": 7}', "[" * 5000, '{"a":' * 5000])
 def test_nonsense_on_standard_input(site: Path, mixed: Path, line: str) -> None:
     """The line is named, or is an id that does not exist; nothing is changed."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import grp
 import json
 import os
 from collections.abc import AsyncIterator, Iterator
@@ -384,6 +386,23 @@ async def test_a_decision_can_be_told_again(world: World) -> None:
     await world.deliver()
     assert world.sinks["erp"].got[0] == world.sinks["erp"].got[1]
     assert not await world.desk.ledger.replay("no-such-id")
+
+
+def test_the_daemon_must_be_a_member_of_a_sinks_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group that is not there, and one that the kernel refuses, are named with their cure."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fchown", refuse)
+    other = next(group.gr_name for group in grp.getgrall() if group.gr_gid != tmp_path.stat().st_gid)
+    for group, cure in (
+        ("no-such-group", "groupadd --system no-such-group"),
+        (other, f"usermod --append --groups {other} "),
+    ):
+        sink = Decisions(name="erp", match="*", producers=("erp",), approvers=("*",), group=group)
+        with pytest.raises(OSError, match=rf"decisions\.erp\.group: .*{group}: {cure}"):
+            sink_of(sink, tmp_path, ManualClock())
 
 
 def test_consumers_reach_their_folder_whatever_the_umask(tmp_path: Path) -> None:

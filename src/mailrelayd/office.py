@@ -210,7 +210,9 @@ def prepare_sinks(settings: Settings) -> None:
         try:
             sink_of(sink, settings.state.directory, SystemClock())
         except OSError as error:
-            raise SpoolError(f"{error.filename or 'decisions'}: {error.strerror}") from error
+            raise SpoolError(
+                f"{error.filename}: {error.strerror}" if error.filename else f"{error.strerror}"
+            ) from error
 
 
 def sink_of(sink: Decisions, state: Path, clock: Clock) -> Sink:
@@ -224,7 +226,15 @@ def sink_of(sink: Decisions, state: Path, clock: Clock) -> Sink:
     try:
         return DirectorySink(Path(sink.directory) if sink.directory else state / "decisions" / sink.name, sink.group)
     except KeyError:
-        raise OSError(0, f'decisions "{sink.name}": there is no group "{sink.group}"') from None
+        hint = f"groupadd --system {sink.group}"
+        raise OSError(0, f"decisions.{sink.name}.group: this machine has no group {sink.group}: {hint}") from None
+    except PermissionError as error:
+        if error.filename:
+            raise
+        hint = f"usermod --append --groups {sink.group} USER, then restart"
+        raise OSError(
+            0, f"decisions.{sink.name}.group: the daemon's user is no member of {sink.group}: {hint}"
+        ) from error
 
 
 def _secret(sink: Decisions) -> str:

@@ -11,11 +11,11 @@ from typing import Any
 
 EXAMPLES = """\
 examples:
-  mailrelayd approvals                  open requests: who was asked, who has answered
-  mailrelayd approvals list --all       those that are over, too
-  mailrelayd approvals show PO-42       one request, by its id or its queue id
-  mailrelayd approvals cancel PO-42     nobody's answer counts any more; the sinks are told
-  mailrelayd approvals new-secret       a key for [approvals] secret
+  mailrelayd approvals              who was asked, who has answered
+  mailrelayd approvals list --all   those that are over, too
+  mailrelayd approvals show PO-42   one request, by its own id or its queue id
+  mailrelayd approvals cancel PO-42 nobody's answer counts; the sinks are told
+  mailrelayd approvals new-secret   a key for [approvals] secret
 
 Reading works with the daemon stopped; to cancel, it must run.
 """
@@ -64,7 +64,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser], comm
         "print a new key for [approvals] secret",
         "Prints a random key. To change a key in use, put the new one first in the list and keep the old one behind it "
         "until the last request made with it has expired.",
-        "(umask 077; mailrelayd approvals new-secret >/etc/mailrelayd/credentials/approvals.secret)",
+        "approvals new-secret | install -m 600 /dev/stdin \\\n      /etc/mailrelayd/credentials/approvals.secret",
     )
     secret.set_defaults(run=new_secret)
 

@@ -172,6 +172,11 @@ def _warnings(loaded: Loaded, warnings: list[str], notes: list[str]) -> None:
         notes.append("approvals.sender_check: with token-only, whoever gets hold of a copy may decide")
     if asking is None and loaded.settings.mailboxes:
         warnings.append("inbound: nothing is read there, because approvals are not enabled")
+    guard = loaded.settings.guard
+    if guard.dry_run:
+        notes.append("guard.dry_run: is true: nothing is sent, and every message ends as suppressed under failed/")
+    elif guard.redirect_to:
+        notes.append(f"guard.redirect_to: every mail goes to {guard.redirect_to}, and to nobody else")
     if account is None:
         notes.append("no outbound account is enabled: files wait in the spool")
         return

@@ -10,11 +10,11 @@ from typing import Any
 
 EXAMPLES = """\
 examples:
-  mailrelayd decisions                  every decision in the archive, oldest first
-  mailrelayd decisions --waiting        those that some sink has not taken
-  mailrelayd decisions show ID          the document, as the sinks get it
-  mailrelayd decisions replay ID        offer it to its sinks again, with the same id
-  mailrelayd decisions schema           the JSON Schema of the documents
+  mailrelayd decisions              every decision in the archive, oldest first
+  mailrelayd decisions --waiting    those that some sink has not taken
+  mailrelayd decisions show ID      the document, as the sinks get it
+  mailrelayd decisions replay ID    offer it to its sinks again, same id
+  mailrelayd decisions schema       the JSON Schema of the documents
 
 Reading works with the daemon stopped; to replay, it must run.
 """

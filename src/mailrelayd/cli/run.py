@@ -38,7 +38,9 @@ def run(arguments: argparse.Namespace) -> int:
     except SpoolError as error:
         return failure(os.EX_CANTCREAT, str(error), "systemd-tmpfiles --create makes the folders, with their owners")
     except OSError as error:
-        return failure(os.EX_CANTCREAT, f"{error.filename or 'files'}: {error.strerror}")
+        return failure(
+            os.EX_CANTCREAT, f"{error.filename}: {error.strerror}" if error.filename else f"{error.strerror}"
+        )
     except Exception as error:  # noqa: BLE001 - whatever it is, it has to be in the log, and the status has to say so
         events.daemon_bug(where="run", error=error)
         return os.EX_SOFTWARE

@@ -31,7 +31,8 @@ message, 75 nothing could be stored: keep the message and try again.
 
   -t             recipients are those in To, Cc and Bcc, and the arguments
   -i, -oi        a line with a single dot does not end the message
-  -f A, -r A     the envelope's sender (default: this user); '' is the null one
+  -f A, -r A     the envelope's sender; '' or '<>' is the null sender (default:
+                 this user)
   -F NAME        the full name, for a From that the message lacks (default: the
                  user database's)
   -bs            speak SMTP on standard input and output

@@ -34,8 +34,8 @@ examples:
   mailrelayd queue retry ID ...     now instead of at its next attempt
   mailrelayd queue hold --from @example.com
   mailrelayd queue delete --failed --older-than 10d --reason 'user unknown'
-  mailrelayd queue list --json | jq -r 'select(.delivery_attempts>9).queue_id' |
-      mailrelayd queue hold -
+  mailrelayd queue list --json |
+    jq -r 'select(.queue_name=="deferred").queue_id' | mailrelayd queue retry -
 
 coming from Postfix:
   postqueue -p, mailq       queue

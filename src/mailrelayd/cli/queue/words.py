@@ -27,7 +27,7 @@ def message(entry: dict[str, Any], now: float, *, full: bool = False) -> Iterato
     place = "sending" if entry["in_flight"] else entry["queue_name"]
     size = octets(entry["message_size"])
     line = f"{entry['queue_id']}  {place:8}  {size:>8}  {moment(entry['arrival_time'])}  from {_sender(entry)}"
-    if entry["next_attempt"]:
+    if entry["next_attempt"] and entry["queue_name"] != "hold":
         line += f"  next {until(entry['next_attempt'] - now)}"
     yield escape(line)
     if entry["reason"]:
