@@ -118,7 +118,7 @@ def test_every_sink_that_matches_must_let_them_ask() -> None:
     [
         ("QU-1", ["a@example.com"], {"erp"}, "no [[decisions]] matches"),
         ("po-42", ["a@example.com"], {"erp"}, "no [[decisions]] matches"),
-        ("PO-42", ["a@example.com"], {"mallory"}, 'none of these is in producers of [[decisions]] "erp"'),
+        ("PO-42", ["a@example.com"], {"mallory"}, 'no name of that is in producers of [[decisions]] "erp"'),
         ("PO-42", ["a@example.com"], set(), "belongs to nobody"),
         ("PO-42", ["a@example.com", "mallory@example.org"], {"erp"}, "'mallory@example.org' may not be asked"),
     ],

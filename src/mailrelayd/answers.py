@@ -211,6 +211,7 @@ class Answers:
     async def _status(self) -> dict[str, Any]:
         daemon = self._daemon
         figures, route, account = daemon.spool.figures(), daemon.route, daemon.loaded.settings.account
+        guard = daemon.loaded.settings.guard
         outbound: dict[str, Any] = {"state": "disabled"}
         if route is not None and account is not None:
             outbound = {
@@ -234,6 +235,7 @@ class Answers:
             "outbound": outbound,
             "inbound": daemon.office.status() if daemon.office is not None else [],
             "approvals": self._requests(),
+            "guard": {"dry_run": guard.dry_run, "redirect_to": guard.redirect_to},
             "queue": {
                 "waiting": figures.waiting,
                 "due": figures.due + figures.in_flight,

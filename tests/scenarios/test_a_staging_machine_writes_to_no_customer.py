@@ -38,6 +38,7 @@ def test_everything_goes_to_the_tester_until_the_setting_is_gone(
     arrived = email.message_from_bytes(as_sent(stored))
     assert arrived["X-Original-Recipients"].split() == [f"{CUSTOMER},", COLLEAGUE]
     assert arrived["Message-ID"] == "<1@producer.test>"
+    assert f"guard     all mail goes to {TESTER}" in running.command("status").stdout.decode()
     (suppressed,) = running.wait_for_events("message.suppressed", 1)
     assert (suppressed["to"], suppressed["reason"]) == ("<x@denied.test>", "denied")
     assert {event["to"] for event in running.wait_for_events("message.sent", 2)} == {f"<{CUSTOMER}>", f"<{COLLEAGUE}>"}
@@ -70,6 +71,7 @@ def test_a_dry_run_needs_no_smarthost_and_turning_it_off_sends_nothing_by_itself
     site.drop("new.eml", message("new", to=COLLEAGUE))
     postfix.wait_for_messages(COLLEAGUE)
     assert len(site.failed()) == 6
+    assert b"guard" not in running.command("status").stdout
     retried = running.command("queue", "retry", suppressed[0]["queue_id"])
     assert retried.returncode == 0, retried.stderr
     (stored,) = postfix.wait_for_messages(CUSTOMER)

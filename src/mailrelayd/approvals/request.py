@@ -186,7 +186,7 @@ def entitled(
     for sink in matching:
         if not set(asking).intersection(sink.producers):
             who = ", ".join(sorted(asking)) or "nobody"
-            text = f'the file belongs to {who}, and none of these is in producers of [[decisions]] "{sink.name}"'
+            text = f'the file belongs to {who}: no name of that is in producers of [[decisions]] "{sink.name}"'
             return Unreadable(text)
         for approver in approvers:
             if not matches(approver, sink.approvers):

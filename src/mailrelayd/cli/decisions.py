@@ -78,7 +78,7 @@ def list_decisions(arguments: argparse.Namespace) -> int:
     except CommandError as error:
         return error.report()
     if not arguments.json:
-        print(f"{count} {'waiting' if arguments.waiting else 'decisions'}" if count else "none")
+        print(f"{count} {'waiting' if arguments.waiting else 'in all'}" if count else "none")
     return os.EX_OK
 
 

@@ -110,6 +110,9 @@ def _as_text(found: dict[str, Any]) -> list[str]:
         )
         oldest = f", oldest {span(time.time() - queue['oldest'])}" if queue["oldest"] else ""
         lines.append(f"queue     {queue['waiting']} waiting{detail}{oldest}, {queue['failed']} failed")
+    if (guard := found.get("guard")) and (guard["dry_run"] or guard["redirect_to"]):
+        what = "nothing is sent (dry_run)" if guard["dry_run"] else f"all mail goes to {guard['redirect_to']}"
+        lines.append(f"guard     {what}")
     for mailbox in found.get("inbound", ()):
         seen = f"read {span(time.time() - mailbox['last_poll'])} ago" if mailbox["last_poll"] else "not read yet"
         trouble = f", {mailbox['reason']}" if mailbox["reason"] else ""

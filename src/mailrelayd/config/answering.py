@@ -84,7 +84,7 @@ def decision_rules(sink: Decisions) -> list[Rule]:
             ("name", 'write name = "erp", say'),
             ("match", 'write match = "PO-*", say, for the request ids it is about'),
             ("producers", "name the users or groups whose files may open such requests"),
-            ("approvers", 'say who may be asked, such as approvers = ["*@example.com"]'),
+            ("approvers", 'say who may be asked, such as approvers = ["@example.com"]'),
         )
         if not getattr(sink, key)
     ]
