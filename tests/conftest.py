@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from mailrelayd.operate import log
 from tests.servers import certificates as certificate_files
 from tests.servers.certificates import Certificates
 from tests.servers.daemon import Daemon, StartDaemon, account
@@ -108,6 +110,19 @@ def _tasks_are_counted(request: pytest.FixtureRequest) -> None:
     # Asked for by name and first, so that it ends last, and so that a plain test gets no event loop.
     if inspect.iscoroutinefunction(getattr(request, "function", None)):
         request.getfixturevalue(no_task_is_left.__name__)
+
+
+@pytest.fixture(autouse=True)
+def _log_as_it_was() -> Iterator[None]:
+    """The log writes to a descriptor: one that is left behind would be another file's by the next test."""
+    root = logging.getLogger()
+    handlers, level, logger = root.handlers[:], root.level, log._logger
+    yield
+    root.handlers[:], log._logger = handlers, logger
+    root.setLevel(level)
+    logging.captureWarnings(False)
+    for name in log._TALKATIVE:
+        logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 @pytest.fixture

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from mailrelayd.config.load import load
 from mailrelayd.outbound import smtp
 from mailrelayd.outbound.smtp import RouteTrouble
 from mailrelayd.outbound.values import Response, Stage
+from tests.servers.process import wait_until
 
 PASSWORD = "hunter22-secret"
 
@@ -41,3 +45,18 @@ async def test_a_password_that_a_server_repeats_is_masked_wherever_the_answer_is
     assert PASSWORD not in shown
     assert encoded[:-3] not in shown
     assert shown.startswith("500 5.5.1 Command unrecognized")
+
+
+def test_closed_standard_streams_do_not_become_files_of_the_spool(tmp_path: Path) -> None:
+    """The log's number would be a mail's: a daemon that is started with nothing open writes its log nowhere."""
+    configuration = tmp_path / "mailrelayd.toml"
+    configuration.write_text(f'[spool]\ndirectory = "{tmp_path}/spool"\n[state]\ndirectory = "{tmp_path}/state"\n')
+    command = f'exec "{sys.executable}" -m mailrelayd --config "{configuration}" run <&- >&- 2>&-'
+    with subprocess.Popen(["/bin/sh", "-c", command]) as process:
+        try:
+            wait_until(lambda: (tmp_path / "state" / "run" / "submit.sock").exists(), 20, str)
+            pointed = [os.readlink(f"/proc/{process.pid}/fd/{number}") for number in range(3)]
+        finally:
+            process.terminate()
+    assert process.returncode == 0
+    assert pointed == [os.devnull] * 3

@@ -12,7 +12,7 @@ import re
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -156,20 +156,12 @@ SAMPLES: dict[str, Callable[[], None]] = {
 
 
 @pytest.fixture(autouse=True)
-def _own_log(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Leave the process's logging as it was."""
-    root = logging.getLogger()
-    handlers, level, logger = root.handlers[:], root.level, log._logger
+def _own_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No secrets, no repetitions and no journal to begin with."""
     monkeypatch.setattr(log, "_secrets", {})
     monkeypatch.setattr(log, "_secret_forms", None)
     monkeypatch.setattr(events, "_repeats", log.Repeats())
     monkeypatch.delenv("JOURNAL_STREAM", raising=False)
-    yield
-    root.handlers[:], log._logger = handlers, logger
-    root.setLevel(level)
-    logging.captureWarnings(False)
-    for name in log._TALKATIVE:
-        logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 def written(act: Callable[[], object], format: str = "text", level: str = "debug", *, journal: bool = False) -> str:

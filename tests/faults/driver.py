@@ -155,8 +155,9 @@ class Caller:
             async with asyncio.timeout(patience):
                 await process.wait()
         except TimeoutError:
+            # Popen's own kill() polls first: that may take the exit status away from whoever waits for it.
             with contextlib.suppress(ProcessLookupError):
-                process.kill()
+                os.kill(process.pid, signal.SIGKILL)
         status = await process.wait()
         await feeding
         append_line(self.directory / "dropped.jsonl", message.as_dropped(status))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import sys
 
 from mailrelayd.cli import failure
 
@@ -24,6 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     from mailrelayd.operate import events, log, syslog
     from mailrelayd.outbound.spool import SpoolError
 
+    _fill_standard_streams()
     os.umask(0o027)
     try:
         loaded = load(arguments.config)
@@ -45,3 +47,14 @@ def run(arguments: argparse.Namespace) -> int:
         events.daemon_bug(where="run", error=error)
         return os.EX_SOFTWARE
     return os.EX_OK
+
+
+def _fill_standard_streams() -> None:
+    """Where 0, 1 or 2 is closed, a file of the spool could get its number, and the log would be written into a mail."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+    if sys.stderr is None:  # what the interpreter makes of it
+        sys.stderr = os.fdopen(2, "w", closefd=False)
