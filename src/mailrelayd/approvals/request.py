@@ -17,7 +17,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Protocol
 
 from mailrelayd.config import units
-from mailrelayd.outbound.addresses import AddressError, matches, read_list, same_mailbox, shown, unique
+from mailrelayd.outbound.addresses import AddressError, matches, person, read_list, shown, unique
 from mailrelayd.outbound.headers import APPROVAL_FIELDS, Header, Unreadable
 
 FORMAT = 1
@@ -197,13 +197,13 @@ def entitled(
 
 def same(first: str, second: str) -> bool:
     """Whether two addresses are one person: compared whole, ASCII letters without case."""
-    return _folded(first) == _folded(second)
+    return person(first) == person(second)
 
 
 def everybody(recipients: Sequence[str], approvers: Sequence[str]) -> tuple[str, ...]:
     """The recipients, and those of the approvers who are none."""
-    known = {_folded(one) for one in recipients}
-    return (*recipients, *(one for one in approvers if _folded(one) not in known))
+    known = {person(one) for one in recipients}
+    return (*recipients, *(one for one in approvers if person(one) not in known))
 
 
 class RequestError(Exception):
@@ -299,7 +299,3 @@ def _moment(text: str) -> float | None:
         return datetime.fromisoformat(text.upper().replace("Z", "+00:00")).timestamp()
     except (ValueError, OverflowError):
         return None
-
-
-def _folded(address: str) -> str:
-    return "".join(c.lower() if c.isascii() else c for c in same_mailbox(address))

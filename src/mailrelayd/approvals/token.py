@@ -15,6 +15,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from mailrelayd.outbound.addresses import folded
+
 LENGTH = 44  # characters
 VERSION = 1
 SMALLEST_SECRET = 32  # bytes
@@ -88,8 +90,7 @@ def find(text: str) -> tuple[Token, ...]:
 
 def _mac(secret: bytes, node: str, copy: int, approver: str, minute: int) -> bytes:
     # Each part with its length in front: no two different sets of parts give the same bytes.
-    folded = "".join(c.lower() if c.isascii() else c for c in approver)
-    names = (b"mailrelayd approval", bytes([VERSION]), node.encode(), folded.encode())
+    names = (b"mailrelayd approval", bytes([VERSION]), node.encode(), folded(approver).encode())
     parts = (*names, copy.to_bytes(8), minute.to_bytes(4))
     data = b"".join(len(part).to_bytes(4) + part for part in parts)
     return hmac.digest(secret, data, hashlib.sha256)[:_MAC]

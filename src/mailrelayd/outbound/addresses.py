@@ -70,9 +70,9 @@ def matches(address: str, patterns: Iterable[str]) -> bool:
 
     ASCII letters compare without case, in the local part too: what is meant to fence somebody in must not depend on it.
     """
-    address = _folded(address)
+    address = folded(address)
     local, _, domain = address.rpartition("@")
-    for pattern in map(_folded, patterns):
+    for pattern in map(folded, patterns):
         wanted, at, where = pattern.rpartition("@")
         if pattern == "*" or pattern == address:
             return True
@@ -111,7 +111,7 @@ def one_spelling(address: str) -> str:
     return unicodedata.normalize("NFKC", local).casefold() + at + spelled
 
 
-def _folded(text: str) -> str:
+def folded(text: str) -> str:
     """ASCII letters in lower case, all others as they are."""
     return "".join(c.lower() if c.isascii() else c for c in text)
 
@@ -134,6 +134,11 @@ def same_mailbox(address: str) -> str:
     """What all spellings of one mailbox share: only the domain is case-insensitive (RFC 5321 section 2.4)."""
     local, at, domain = address.rpartition("@")
     return f"{local}{at}{domain.lower()}"
+
+
+def person(address: str) -> str:
+    """As people are compared, to find out who was asked and who answers: ASCII letters without case, all over."""
+    return folded(same_mailbox(address))
 
 
 def unique(addresses: Iterable[str]) -> tuple[str, ...]:

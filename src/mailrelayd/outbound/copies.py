@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 
-from mailrelayd.outbound.addresses import same_mailbox
+from mailrelayd.outbound.addresses import person, same_mailbox
 from mailrelayd.outbound.values import Admitted, ApprovalCopy, Attempt, Progress, QueuedMessage, Response, Stage, Status
 
 _TOKEN = re.compile(r"(?<![A-Za-z0-9])[A-Za-z2-7]{44}(?![A-Za-z0-9])", re.ASCII)
@@ -21,7 +21,7 @@ def asking(message: QueuedMessage, admitted: Admitted) -> QueuedMessage:
     recipients = dict.fromkeys(admitted.recipients)
     taken: set[str] = set()
     chosen: dict[int, str] = {}
-    for spelling in (same_mailbox, _folded):
+    for spelling in (same_mailbox, person):
         known = {spelling(recipient): recipient for recipient in recipients if recipient not in taken}
         for number, copy in enumerate(admitted.copies):
             if number not in chosen and (recipient := known.pop(spelling(copy.recipient), None)) is not None:
@@ -32,11 +32,6 @@ def asking(message: QueuedMessage, admitted: Admitted) -> QueuedMessage:
     )
     recipients |= dict.fromkeys(copy.recipient for copy in copies)
     return replace(message, envelope=replace(message.envelope, recipients=tuple(recipients)), copies=copies)
-
-
-def _folded(address: str) -> str:
-    """As persons are compared: whole, ASCII letters without case."""
-    return "".join(c.lower() if c.isascii() else c for c in same_mailbox(address))
 
 
 def copy_for(message: QueuedMessage, recipients: Iterable[str]) -> ApprovalCopy | None:
