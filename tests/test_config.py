@@ -24,7 +24,7 @@ from mailrelayd.outbound.addresses import matches, valid_pattern
 
 SINK = "[[decisions]]\nname = 'x'\nmatch = '*'\nproducers = ['a']\napprovers = ['*']\n"
 SECTIONS = "node, spool, pickup, submit, state, retry, guard, outbound, inbound_defaults, inbound, approvals, "
-SECTIONS += "decisions, log"
+SECTIONS += "decisions, log, alerts"
 SAMPLE = Path(__file__).parents[1] / "config" / "mailrelayd.toml"
 ACCOUNT = '[outbound.smarthost]\nhost = "smtp.example.com"\n'
 CREDENTIALS = 'user = "relay"\npassword = "file:/etc/mailrelayd/smtp.password"\n'
@@ -460,7 +460,10 @@ def test_a_byte_order_mark_and_windows_line_ends_are_taken(tmp_path: Path) -> No
             ":3: outbound.smarthost.window: this version sends one body at a time; 1 is the only",
         ),
         (ACCOUNT + "window = 0\n", ":3: outbound.smarthost.window: must be at least 1"),
-        (ACCOUNT + "auth = 'oauth2'\n", ":3: outbound.smarthost.auth: this version cannot log in with OAuth yet"),
+        (
+            ACCOUNT + "user = 'a@example.com'\nauth = 'oauth2'\n",
+            ':1: outbound.smarthost.oauth: is missing: auth is "oauth2"',
+        ),
         (ACCOUNT + "password = 5\n", ":3: outbound.smarthost.password: must be text in quotes"),
         (
             ACCOUNT + "tls.minimum = '1'\n",
@@ -574,10 +577,10 @@ def test_port_follows_security_and_auth_follows_user(tmp_path: Path, lines_: str
             "auth = 'password'\n",
             [":1: outbound.smarthost.password: is missing", ":1: outbound.smarthost.user: is missing"],
         ),
-        (CREDENTIALS + "security = 'none'\n", [':5: outbound.smarthost.security: is "none", and a password is never']),
+        (CREDENTIALS + "security = 'none'\n", [':5: outbound.smarthost.security: is "none", and a login is never']),
         (
             CREDENTIALS + "allow_plaintext = true\n",
-            [":5: outbound.smarthost.allow_plaintext: is true, and a password is"],
+            [":5: outbound.smarthost.allow_plaintext: is true, and a login is"],
         ),
         (
             "security = 'auto'\nallow_plaintext = true\ntls.fingerprint = '" + "ab" * 32 + "'\n",
@@ -710,10 +713,11 @@ def test_the_sample_names_every_key_with_its_default(tmp_path: Path) -> None:
     names = {"pickup": "erp", "outbound": "smarthost", "inbound": "approvals"}
     keys = {".".join(key).replace("NAME", names.get(key[0], "")).replace(".[", "[") for key in known_keys()}
     keys -= {key for key in keys if key.startswith("inbound_defaults.")}
-    assert written == keys - {"approvals.delegates"} | {'approvals.delegates."boss@example.com"'}
+    free = {"approvals.delegates", "outbound.smarthost.properties", "inbound.approvals.properties"}
+    assert written == keys - free | {'approvals.delegates."boss@example.com"'}
     account = result.settings.account
     assert account is not None
-    default = OutboundAccount(host=account.host, user=account.user, password=account.password)
+    default = OutboundAccount(host=account.host, user=account.user, password=account.password, oauth=account.oauth)
     assert account.model_dump() == default.model_dump()
     assert (account.host, account.user) == ("smtp.example.com", "relay")
     assert diff(result.settings, Settings()) == [
@@ -809,7 +813,9 @@ def test_the_sections_of_the_approval_loop_are_read(tmp_path: Path) -> None:
     assert settings.asking.delegates == {"boss@example.com": ("deputy@example.com",)}
     assert settings.reply_address == "noreply@example.com"
     assert [sink.name for sink in settings.decisions] == ["x", "y"]
-    assert result.origins["inbound.answers.poll_interval"] == result.origins["inbound_defaults.poll_interval"]
+    assert result.origins["inbound.answers.poll_interval"] == (
+        f"{result.origins['inbound_defaults.poll_interval']} (inbound_defaults.poll_interval)"
+    )
     assert flatten(settings, written=True)["approvals.secret"] == ["file:/s"]
     assert flatten(settings, written=True)["decisions[2].name"] == "y"
 

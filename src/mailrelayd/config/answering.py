@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_validator
 
 from mailrelayd.config import checks
+from mailrelayd.config.oauth import OAuth, token_rules
 from mailrelayd.config.relaying import Tls
 from mailrelayd.config.secrets import Secret
 from mailrelayd.config.section import (
@@ -43,6 +44,8 @@ def inbound_rules(account: InboundAccount) -> list[Rule]:
     if account.security == "none" and not account.allow_plaintext:
         text = 'is "none", and a password is sent at every login: write "tls" or "starttls"'
         rules.append(Rule("security", text, "allow_plaintext"))
+    if account.enabled and account.auth == "oauth2":
+        rules += token_rules("inbound", account.user, account.oauth)
     if account.delete_after and account.after != "delete":
         rules.append(Rule("delete_after", 'has a meaning only with after = "delete": leave one of them out', "after"))
     target = account.after.removeprefix("move:")
@@ -119,20 +122,23 @@ class InboundDefaults(Section):
 
 
 class InboundAccount(InboundDefaults):
-    """[inbound.NAME]: a mailbox that answers come to. User and password left out are the outbound account's."""
+    """[inbound.NAME]: a mailbox that answers come to. How to log in is the outbound account's where it is left out."""
 
     enabled: bool = True
+    protected: bool = False  # `config import` leaves it alone
     description: Line = ""
     protocol: Annotated[Literal["imap"], BeforeValidator(checks.protocol)] = "imap"
     security: Literal["tls", "starttls", "auto", "none"] = "tls"
     host: Host = ""
     port: Port | None = Field(default_factory=lambda keys: INBOUND_PORTS.get(keys.get("security", "")))
     allow_plaintext: bool = Field(default_factory=lambda keys: checks.is_this_machine(keys.get("host", "")))
-    auth: Annotated[Literal["password"], BeforeValidator(checks.auth)] = "password"
     user: PublicReference = ""
     password: SecretReference = Secret("")
+    oauth: OAuth | None = None
+    auth: Literal["password", "oauth2"] = "password"  # what is inherited is filled in while the file is read
     folder: Annotated[Line, Field(min_length=1)] = "INBOX"
     tls: Tls = Tls()
+    properties: dict[str, Any] = Field(default_factory=dict)  # spread over the keys above while the file is read
 
     _name: str = PrivateAttr(default="")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 
 from mailrelayd.config import secrets
@@ -279,11 +279,44 @@ def field_name(name: str) -> str:
     return name
 
 
-def auth(written: object) -> object:
-    """A way to log in this version has."""
-    if written == "oauth2":
-        raise ValueError('this version cannot log in with OAuth yet; write "password" or "none"')
+def token_server(text: str) -> str:
+    """The address of a provider of tokens, or nothing: https, but on this very machine."""
+    if not text:
+        return text
+    found = re.fullmatch(r"(https?)://(\[[0-9A-Fa-f:.]+\]|[^\s/?#@:\[\]]+)(?::[0-9]{1,5})?(?:/[^\s#?]*)?", text)
+    if not found:
+        raise ValueError('must be an address such as "https://login.example.com", without user, query or fragment')
+    if found[1] == "http" and not is_this_machine(found[2].strip("[]")):
+        raise ValueError("begins with http:, and a secret would travel in clear: write https:")
+    return text.rstrip("/")
+
+
+def path_segment(text: str) -> str:
+    """What stands between two slashes of an address, such as a tenant's id or domain."""
+    if text and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}", text, re.ASCII):
+        raise ValueError("must be an id or a domain: letters, digits, dots and dashes")
+    return text
+
+
+def day(written: object) -> date | None:
+    """A TOML date, or the same as text; "" for none."""
+    if written is None or written == "":
+        return None
+    if isinstance(written, str):
+        try:
+            written = date.fromisoformat(written)
+        except ValueError:
+            written = None
+    if not isinstance(written, date) or isinstance(written, datetime):
+        raise ValueError("must be a date, such as 2027-05-01")  # noqa: TRY004 - see `secret`
     return written
+
+
+def ping(text: str) -> str:
+    """An address that is called while all is well, or nothing."""
+    if text and not re.fullmatch(r"https?://[^\s/?#@]+(?:[/?][^\s#]*)?", text):
+        raise ValueError('must be an address such as "https://hc.example.com/UUID", without user or fragment')
+    return text
 
 
 def window(number: int) -> int:

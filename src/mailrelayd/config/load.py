@@ -20,7 +20,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from mailrelayd.config import light, lines, wording
+from mailrelayd.config.answering import InboundAccount
 from mailrelayd.config.environment import PREFIX, key_of, typed
+from mailrelayd.config.relaying import OutboundAccount, usual_auth
 from mailrelayd.config.section import RulesError
 from mailrelayd.config.settings import (
     Settings,
@@ -32,6 +34,12 @@ from mailrelayd.config.settings import (
 )
 from mailrelayd.config.wording import Key, name
 
+PROOFS = {  # keys of an `oauth` table that prove who asks -> what else is said of them
+    "client_secret": "client_secret_expires",
+    "client_certificate": "",
+    "service_account_file": "",
+    "token_command": "",
+}
 FIXED_AT_START = ("node.name", "spool.backend", "spool.directory", "state.directory")
 LIMIT = 1024 * 1024  # bytes of one file; the commented sample has some ten thousand
 
@@ -83,6 +91,9 @@ def load(path: Path, environ: Mapping[str, str] = os.environ, *, check_files: bo
         raise ConfigError([text for _, text in sorted(reading.problems)])
     origins = dict.fromkeys(flatten(settings), "default")
     origins |= {name(key): str(origin) for key, origin in reading.origins.items() if name(key) in origins}
+    for key, source in reading.inherited.items():
+        if name(key) in origins:
+            origins[name(key)] += f" ({name(source)})"
     return Loaded(settings, origins, reading.digest.hexdigest(), tuple(reading.files))
 
 
@@ -122,6 +133,7 @@ class _Reading:
 
     data: dict[str, Any] = field(default_factory=dict)
     origins: dict[Key, Origin] = field(default_factory=dict)
+    inherited: dict[Key, Key] = field(default_factory=dict)  # key -> the key that says it for this one
     problems: set[tuple[Origin, str]] = field(default_factory=set)
     files: list[Path] = field(default_factory=list)
     digest: Any = field(default_factory=hashlib.sha256)
@@ -266,6 +278,7 @@ class _Reading:
         self._unknown(self.data, Settings, ())
         self._one_enabled()
         self._spread_defaults()
+        self._spread_login()
         wrong: set[Key] = set()
         while True:
             try:
@@ -285,12 +298,12 @@ class _Reading:
         key = tuple(part for part in detail["loc"] if part != "[key]")
         cause = detail.get("ctx", {}).get("error")
         if isinstance(cause, RulesError):
-            for rule in cause.rules:
+            for rule in cause.rules if key not in self.inherited else ():  # told where it is written
                 told = not key and rule.key == "outbound"  # with both places, by `_one_enabled`
                 reads = {(*key, read) for read in rule.reads}
                 if not told and not any(one[: len(key) + 1] in reads for one in wrong):
                     self._key_problem((*key, rule.key), rule.text)
-        elif self._is_default(key):
+        elif self._is_inherited(key):
             pass  # told where it is written
         elif not any(key[:length] in wrong for length in range(1, len(key) + 1)):
             self._key_problem(key, wording.finding(detail, key, self._value(key)))
@@ -357,43 +370,94 @@ class _Reading:
 
     def _spread_defaults(self) -> None:
         """What [inbound_defaults] says counts for every [inbound.NAME] that does not say it itself."""
-        defaults, accounts = self.data.get("inbound_defaults"), self.data.get("inbound")
-        if not isinstance(defaults, dict) or not isinstance(accounts, dict):
-            return
-        for account, section in accounts.items():
-            for part in defaults.keys() - (section.keys() if isinstance(section, dict) else defaults.keys()):
-                section[part] = defaults[part]
-                self.origins["inbound", account, part] = self.origins["inbound_defaults", part]
+        defaults = self.data.get("inbound_defaults", {})
+        for account, section in self._tables("inbound") if isinstance(defaults, dict) else ():
+            for part in defaults:
+                self._inherit(section, ("inbound", account, part), defaults, ("inbound_defaults", part))
 
-    def _is_default(self, key: Key) -> bool:
-        """Whether an inbound account's key is the one of [inbound_defaults]."""
-        if key[:1] != ("inbound",) or len(key) < 3:
-            return False
-        written = self.origins.get(key[:3])
-        return written is not None and written is self.origins.get(("inbound_defaults", key[2]))
+    def _spread_login(self) -> None:
+        """How the outbound account logs in counts for every [inbound.NAME] that does not say it itself."""
+        enabled = [(name, table) for name, table in self._tables("outbound") if table.get("enabled", True) is True]
+        if len(enabled) != 1:
+            return
+        (sender, outbound), theirs = enabled[0], enabled[0][1].get("oauth")
+        for account, section in self._tables("inbound"):
+            at, source = ("inbound", account), ("outbound", sender)
+            self._inherit(section, (*at, "user"), outbound, (*source, "user"))
+            if "auth" not in section and "password" not in section:
+                if outbound.get("auth") == "oauth2":
+                    self._inherit(section, (*at, "auth"), outbound, (*source, "auth"))
+                elif "oauth" in section or ("auth" not in outbound and usual_auth(outbound) == "oauth2"):
+                    section["auth"] = "oauth2"
+                    told = at if "oauth" in section else source
+                    self.origins[(*at, "auth")] = self.origins[(*told, "oauth")]
+            if section.get("auth") != "oauth2":
+                self._inherit(section, (*at, "password"), outbound, (*source, "password"))
+            elif isinstance(theirs, dict):
+                self._inherit_token(section, (*at, "oauth"), theirs, (*source, "oauth"))
+
+    def _inherit_token(self, section: dict[str, Any], at: Key, theirs: dict[str, Any], source: Key) -> None:
+        """An `oauth` table key by key: but of another provider nothing, and of ways to prove oneself one."""
+        if "oauth" not in section:
+            self.inherited[at] = source
+            self.origins[at] = self.origins[source]
+        mine = section.setdefault("oauth", {})
+        if not isinstance(mine, dict) or mine.get("provider", theirs.get("provider")) != theirs.get("provider"):
+            return
+        another = any(mine.get(proof) for proof in PROOFS)
+        for part in theirs:
+            if not (another and part in {*PROOFS, *PROOFS.values()}):
+                self._inherit(mine, (*at, part), theirs, (*source, part))
+
+    def _inherit(self, mine: dict[str, Any], key: Key, theirs: dict[str, Any], source: Key) -> None:
+        """Let `source`, if it is written, say what `key` does not; an empty text says nothing about a login."""
+        part = str(key[-1])
+        unsaid = part not in mine or (mine[part] == "" and source[0] == "outbound")
+        if unsaid and part in theirs:
+            mine[part] = theirs[part]
+            self.origins[key] = self.origins[source]
+            self.inherited[key] = source
+
+    def _tables(self, group: str) -> list[tuple[str, dict[str, Any]]]:
+        """The sections [`group`.NAME], as far as they are sections."""
+        tables = self.data.get(group)
+        return [(n, t) for n, t in tables.items() if isinstance(t, dict)] if isinstance(tables, dict) else []
+
+    def _is_inherited(self, key: Key) -> bool:
+        """Whether another key says this one, and is the one to correct."""
+        return any(key[:length] in self.inherited for length in range(1, len(key) + 1))
 
     def certificates(self, settings: Settings) -> None:
-        """Tell which files of the enabled accounts' `tls` sections cannot be read."""
+        """Tell which files the enabled accounts name cannot be read, or can be read by everybody and hold a secret."""
         account = settings.account
-        sections = [(("outbound", account.name, "tls"), account.tls)] if account is not None else []
-        sections += [(("inbound", mailbox.name, "tls"), mailbox.tls) for mailbox in settings.mailboxes]
-        for section, tls in sections:
+        accounts: list[tuple[Key, OutboundAccount | InboundAccount]] = []
+        if account is not None:
+            accounts.append((("outbound", account.name), account))
+        accounts += [(("inbound", mailbox.name), mailbox) for mailbox in settings.mailboxes]
+        for at, one in accounts:
             for part in ("ca_file", "certificate", "key"):
-                path = getattr(tls, part)
-                if not path:
-                    continue
-                try:
-                    with Path(path).open("rb") as stream:
-                        stream.read(1)
-                except FileNotFoundError:
-                    text = "names a file that does not exist; correct the path"
-                except OSError as error:
-                    text = (
-                        f"names a file that cannot be read ({error.strerror}); correct the path, its owner or its mode"
-                    )
-                else:
-                    continue
-                self._key_problem((*section, part), text)
+                self._named_file((*at, "tls", part), getattr(one.tls, part))
+            for part in ("client_certificate", "service_account_file") if one.auth == "oauth2" and one.oauth else ():
+                if (*at, "oauth", part) not in self.inherited:
+                    self._named_file((*at, "oauth", part), getattr(one.oauth, part), private=True)
+
+    def _named_file(self, key: Key, path: str, *, private: bool = False) -> None:
+        """Tell what is wrong with a file that a key names."""
+        if not path:
+            return
+        try:
+            with Path(path).open("rb") as stream:
+                stream.read(1)
+                mode = os.fstat(stream.fileno()).st_mode
+        except FileNotFoundError:
+            self._key_problem(key, "names a file that does not exist; correct the path")
+        except OSError as error:
+            cure = "correct the path, its owner or its mode"
+            self._key_problem(key, f"names a file that cannot be read ({error.strerror}); {cure}")
+        else:
+            if private and mode & 0o007:
+                text = "names a file with a private key that every user of this machine has access to; chmod 640 it"
+                self._key_problem(key, text)
 
     # -- problems
 

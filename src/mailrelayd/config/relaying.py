@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_validator
 
 from mailrelayd.config import checks
+from mailrelayd.config.oauth import OAuth, token_rules
 from mailrelayd.config.secrets import Secret
 from mailrelayd.config.section import (
     Address,
@@ -50,9 +51,11 @@ def account_rules(account: OutboundAccount) -> list[Rule]:
     rules = []
     if not account.host:
         rules.append(Rule("host", 'is missing: write the server\'s name, such as host = "smtp.example.com"'))
-    if not account.user and (account.password or account.auth == "password"):
+    if account.auth == "oauth2":
+        rules += token_rules("outbound", account.user, account.oauth)
+    elif not account.user and (account.password or account.auth == "password"):
         because = "there is a password" if account.password else 'auth is "password"'
-        rules.append(Rule("user", f"is missing: {because}; write both, or none of them", "password", "auth"))
+        rules.append(Rule("user", f"is missing: {because}; write both, or none of them", "password", "auth", "oauth"))
     if not account.password and (account.auth == "password"):
         because = "there is a user" if account.user else 'auth is "password"'
         rules.append(
@@ -61,13 +64,14 @@ def account_rules(account: OutboundAccount) -> list[Rule]:
                 f'is missing: {because}; write password = "file:PATH" or "credential:NAME", or set auth = "none"',
                 "user",
                 "auth",
+                "oauth",
             )
         )
-    if account.auth == "password" and account.security == "none":
-        text = 'is "none", and a password is never sent in clear: write "starttls" or "tls", or auth = "none"'
+    if account.auth != "none" and account.security == "none":
+        text = 'is "none", and a login is never sent in clear: write "starttls" or "tls", or auth = "none"'
         rules.append(Rule("security", text, "auth", "user"))
-    if account.auth == "password" and account.allow_plaintext:
-        text = 'is true, and a password is never sent in clear: set it to false, or auth = "none"'
+    if account.auth != "none" and account.allow_plaintext:
+        text = 'is true, and a login is never sent in clear: set it to false, or auth = "none"'
         rules.append(Rule("allow_plaintext", text, "auth", "user"))
     if account.allow_plaintext and account.tls.fingerprint:
         text = "is true, and in plain text no server can show the certificate of tls.fingerprint: leave one of them out"
@@ -177,10 +181,18 @@ class Tls(Section):
         return self
 
 
+def usual_auth(keys: dict[str, Any]) -> Literal["none", "password", "oauth2"]:
+    """How an account logs in that does not say it: as what is written for it."""
+    if keys.get("oauth") and not keys.get("password"):
+        return "oauth2"
+    return "password" if keys.get("user") else "none"
+
+
 class OutboundAccount(Section):
     """[outbound.NAME]: a smarthost and how to log in to it. `user` and `password` are references: see secrets."""
 
     enabled: bool = True
+    protected: bool = False  # `config import` leaves it alone
     description: Line = ""
     security: Literal["tls", "starttls", "auto", "none"] = "starttls"
     host: Host = ""
@@ -188,9 +200,8 @@ class OutboundAccount(Section):
     allow_plaintext: bool = False
     user: PublicReference = ""
     password: SecretReference = Secret("")
-    auth: Annotated[Literal["none", "password"], BeforeValidator(checks.auth)] = Field(
-        default_factory=lambda keys: "password" if keys.get("user") else "none"
-    )
+    oauth: OAuth | None = None
+    auth: Literal["none", "password", "oauth2"] = Field(default_factory=usual_auth)
     from_address: Address = ""
     rewrite_from: Literal["envelope", "always", "if-missing", "never"] = "envelope"
     connect_timeout: Positive = 10.0
@@ -199,7 +210,9 @@ class OutboundAccount(Section):
     connections: Annotated[int, Field(ge=1, le=100)] = 1
     window: Annotated[int, Field(ge=1), AfterValidator(checks.window)] = 1
     strict_order: bool = False
+    test_to: Address = ""
     tls: Tls = Tls()
+    properties: dict[str, Any] = Field(default_factory=dict)  # spread over the keys above while the file is read
 
     _name: str = PrivateAttr(default="")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -70,6 +70,11 @@ Moment = Annotated[
     datetime | None,
     BeforeValidator(checks.moment),
     PlainSerializer(lambda at: at.isoformat() if at else "", return_type=str, when_used="json"),
+]
+Day = Annotated[
+    date | None,
+    BeforeValidator(checks.day),
+    PlainSerializer(lambda day: day.isoformat() if day else "", return_type=str, when_used="json"),
 ]
 Words = Annotated[tuple[Line, ...], Field(strict=False)]
 Addresses = Annotated[tuple[Address, ...], Field(strict=False)]

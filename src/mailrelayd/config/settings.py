@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from mailrelayd.config import checks
 from mailrelayd.config.answering import LONGEST_REPLY_NAME, Approvals, Decisions, InboundAccount, InboundDefaults
 from mailrelayd.config.relaying import Guard, Node, OutboundAccount, PickupFolder, Retry, Spool, State, Submit
-from mailrelayd.config.section import AccountName, ProducerName, Rule, Section, raise_broken
+from mailrelayd.config.section import AccountName, Address, ProducerName, Rule, Section, raise_broken
 
 
 def root_rules(enabled: list[str]) -> list[Rule]:
@@ -31,7 +31,7 @@ def root_rules(enabled: list[str]) -> list[Rule]:
 def loop_rules(settings: Settings) -> list[Rule]:
     """What the sections of the approval loop must agree on."""
     rules = []
-    asking, account = settings.asking, settings.account
+    asking = settings.asking
     if asking is not None and not settings.mailboxes:
         text = "are enabled, and nobody reads the answers: write an [inbound.NAME] section, or enabled = false"
         rules.append(Rule("approvals", text, "inbound"))
@@ -46,11 +46,12 @@ def loop_rules(settings: Settings) -> list[Rule]:
             )
             rules.append(Rule("approvals", text, "outbound"))
     for name, mailbox in settings.inbound.items():
-        login = mailbox if mailbox.user else account
-        if mailbox.enabled and not (login and login.user):
+        if not mailbox.enabled or mailbox.auth == "oauth2":  # which has rules of its own
+            continue
+        if not mailbox.user:
             text = f'"{name}" has no user, and no enabled outbound account has one: write user and password'
             rules.append(Rule("inbound", text, "outbound"))
-        elif mailbox.enabled and not (mailbox.password or (account and account.password)):
+        elif not mailbox.password:
             text = f'"{name}" has no password, and no enabled outbound account has one: write it'
             rules.append(Rule("inbound", text, "outbound"))
     names = [sink.name for sink in settings.decisions]
@@ -66,6 +67,13 @@ class Log(Section):
     level: Literal["debug", "info", "warning", "error"] = "info"
     syslog: Annotated[str, BeforeValidator(checks.syslog)] = ""  # the socket's path; "": none
     protocol_debug: bool = False
+
+
+class Alerts(Section):
+    """[alerts]: who hears of it when something needs a person."""
+
+    to: Address = ""
+    ping_url: Annotated[str, AfterValidator(checks.ping)] = ""
 
 
 class Settings(BaseSettings):
@@ -88,6 +96,7 @@ class Settings(BaseSettings):
     approvals: Approvals | None = None
     decisions: Annotated[tuple[Decisions, ...], Field(strict=False)] = ()
     log: Log = Log()
+    alerts: Alerts = Alerts()
 
     @property
     def account(self) -> OutboundAccount | None:
