@@ -12,6 +12,7 @@ import mailrelayd
 ROOT = Path(mailrelayd.__file__).parent
 _PURE = {  # package -> modules
     "": "sasl",
+    "alerts": "letter tally",
     "approvals": "authres bodies bounces charsets clients cms document htmlmarks htmltext judge kinds lexicon listing "
     "memory mime newtext quotation reading receipts reminders request token tokens values verdict vocabulary words",
     "config": "lines units",
@@ -26,6 +27,7 @@ LOOPS = {
         "answers",
         "office",
         "terms",
+        "alerts.bell",
         "approvals.desk",
         "approvals.ledger",
         "approvals.outbox",
@@ -45,7 +47,7 @@ LIBRARIES = {  # each behind one module, so that its surprises are met in one pl
     "asyncinotify": {"outbound.pickup"},
     "dkim": {"approvals.dkim"},
     "dns": {"approvals.dkim"},
-    "httpx2": {"approvals.sinks"},
+    "httpx2": {"alerts.ping", "approvals.sinks", "oauth.flows"},
     "shtab": {"cli.completion"},
     "structlog": {"operate.log"},
     "tenacity": {"inbound.poller", "outbound.route"},

@@ -147,6 +147,8 @@ SAMPLES: dict[str, Callable[[], None]] = {
     "config.rejected": lambda: events.config_rejected(
         file="/etc/mailrelayd/mailrelayd.toml", reason="line 12: outbound.smarthost.port: 70000 is no port", by="root"
     ),
+    "secret.expiring": lambda: events.secret_expiring(account="smarthost", expires="2027-05-01", days=7),
+    "alerts.ping": lambda: events.alerts_ping(reason="HTTP status 404"),
     "daemon.ready": lambda: events.daemon_ready(waiting=3, outbound="smarthost", spool="/var/spool/mailrelayd"),
     "daemon.stopping": lambda: events.daemon_stopping(reason="SIGTERM"),
     "daemon.silent": lambda: events.daemon_silent(loop="relay", overdue=31.5),

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mailrelayd import terms
+from mailrelayd.alerts.bell import Bell
 from mailrelayd.answers import Answers
 from mailrelayd.clock import Clock, SystemClock
 from mailrelayd.config import load as config
@@ -201,6 +202,8 @@ class Daemon:
         self._intake = Intake(
             sockets.submit_socket(state), self.spool, clock, terms.intake_of(settings), paces=self._paces
         )
+        alerts = terms.alerts_of(settings, self.node)
+        self._bell = Bell(clock, self.spool.add, self._rule_of, self._wrong, alerts)
         self._stop = asyncio.Event()
         self._hung_up = asyncio.Event()
         self.started = clock.now()
@@ -239,9 +242,11 @@ class Daemon:
                 tasks.create_task(self._watchdog.run(over))
                 tasks.create_task(self._listen_for_hangups())
                 tasks.create_task(self._keep_house())
+                tasks.create_task(self._bell.run(self._stop))
                 await self._generations()
                 over.set()
         finally:
+            self._bell.close()
             await self._intake.close()
             await self._control.close()
             self.spool.close()
@@ -318,8 +323,9 @@ class Daemon:
         log.setup(loaded.settings.log.format, loaded.settings.log.level)
         syslog.setup(loaded.settings.log.syslog, events.syslog_trouble)
         self._intake.set_terms(terms.intake_of(loaded.settings))
+        self._bell.set_terms(terms.alerts_of(loaded.settings, self.node))
         events.config_loaded(file=str(self.path), sha256=loaded.sha256, by=by, changed=changed)
-        if set(changed) <= {"log.format", "log.level", "log.syslog"}:
+        if set(changed) <= {"log.format", "log.level", "log.syslog", "alerts.to", "alerts.ping_url"}:
             notify.ready(self._status_line())  # nothing that any loop depends on
         else:
             self._generation.end()
@@ -340,6 +346,20 @@ class Daemon:
                         await self.office.desk.sweep()
             notify.status(self._status_line())
             await self._clock.wait(self._stop, STATUS_EVERY)
+
+    def _wrong(self) -> str:
+        """What keeps mail from going out, or answers from being read, right now; "" for nothing."""
+        route, office = self._generation.route, self._generation.office
+        if route is None:
+            return "outbound disabled" if self.spool.figures().waiting else ""
+        if route.held is not None:
+            return f"{route.account} held"
+        return next((poller.account for poller in office.pollers if poller.trouble), "") if office is not None else ""
+
+    async def _rule_of(self, queue_id: str) -> str:
+        """How a message's envelope was found; "" where it is neither waiting nor kept."""
+        entry = await self.spool.find(queue_id)
+        return entry.message.rule if entry is not None else ""
 
     def _status_line(self) -> str:
         """One line for `systemctl status`."""

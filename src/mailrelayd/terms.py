@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from mailrelayd.alerts import bell
 from mailrelayd.clock import Clock
+from mailrelayd.config.answering import InboundAccount
 from mailrelayd.config.relaying import OutboundAccount
 from mailrelayd.config.settings import Settings
 from mailrelayd.outbound import intake, local, relay, smtp
@@ -99,6 +101,26 @@ def postmaster_of(settings: Settings, spool: Spool, node: str, clock: Clock) -> 
         from_address=settings.account.from_address if settings.account else "",
         reading=reading_of(settings),
         blocks=blocks_of(settings),
+    )
+
+
+def alerts_of(settings: Settings, node: str) -> bell.Terms:
+    """Who is alerted, and which secrets end when."""
+    account = settings.account
+    accounts: list[OutboundAccount | InboundAccount] = [*([account] if account is not None else [])]
+    accounts += settings.mailboxes
+    expiring = {  # an inherited secret is one secret: the account that writes it comes first
+        one.oauth.client_secret_expires: one.name
+        for one in reversed(accounts)
+        if one.auth == "oauth2" and one.oauth is not None and one.oauth.client_secret_expires is not None
+    }
+    return bell.Terms(
+        node,
+        settings.alerts.to,
+        settings.alerts.ping_url,
+        account.from_address if account is not None else "",
+        tuple(one.name for one in accounts),
+        tuple((name, day) for day, name in expiring.items()),
     )
 
 

@@ -315,6 +315,20 @@ def config_rejected(*, file: str, reason: str, by: str) -> None:
     log.emit("error", "config.rejected", {"file": file, "by": by, "reason": reason})
 
 
+def secret_expiring(*, account: str, expires: str, days: int) -> None:
+    """A client secret's last day is near, or (days <= 0) over; said 30, 7 and 1 days before, and then."""
+    log.emit("warning", "secret.expiring", {"account": account, "expires": expires, "days": days})
+
+
+def alerts_ping(*, reason: str) -> None:
+    """[alerts] ping_url was called and did not answer with 2xx; or (`reason` "") it did, and is said after trouble."""
+    if reason:
+        again = _repeats.again("alerts.ping", "", reason)
+        log.emit("debug" if again else "notice", "alerts.ping", {"status": "failed", "reason": reason})
+    elif _repeats.over("alerts.ping", ""):
+        log.emit("notice", "alerts.ping", {"status": "ok"})
+
+
 def daemon_ready(*, waiting: int, outbound: str, spool: str) -> None:
     """Start is over. `waiting` counts queued messages; `outbound` is the account's name, or "disabled"."""
     log.emit("info", "daemon.ready", {"outbound": outbound, "waiting": waiting, "spool": spool})

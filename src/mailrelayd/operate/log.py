@@ -25,7 +25,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
@@ -34,6 +34,7 @@ from structlog.stdlib import ProcessorFormatter
 
 Severity = Literal["debug", "info", "notice", "warning", "error"]
 Value = str | int | float | bool | Sequence[str] | None
+Listener = Callable[[Severity, str, Mapping[str, Value], str], None]
 
 MASK = "********"
 SHORTEST_SECRET = 4  # characters; masking "a" everywhere would hide the log and show the password's length
@@ -93,11 +94,29 @@ def emit(severity: Severity, event: str, pairs: Mapping[str, Value]) -> None:
     """
     write = getattr(_logger, "info" if severity == "notice" else severity)
     write(event, severity=severity, **pairs)
+    _tell(severity, event, pairs)
 
 
 def emit_error(event: str, pairs: Mapping[str, Value], error: BaseException) -> None:
     """Write one line at error level, with the traceback of `error` below it (text) or in `exception`."""
     _logger.error(event, severity="error", exc_info=error, **pairs)
+    _tell("error", event, pairs)
+
+
+def listen(listener: Listener | None) -> None:
+    """Have one listener told of every event from notice on, whatever the level: severity, event, pairs and the line.
+
+    The line is what text shows behind the time: escaped, without secrets. None: nobody any more.
+    """
+    global _listener
+    _listener = listener
+
+
+def _tell(severity: Severity, event: str, pairs: Mapping[str, Value]) -> None:
+    if _listener is None or severity in ("debug", "info"):
+        return
+    shown = {key: _concealed(value) for key, value in pairs.items() if value is not None}
+    _listener(severity, event, pairs, " ".join([event, *(f"{key}={_quoted(value)}" for key, value in shown.items())]))
 
 
 def conceal(secret: str) -> None:
@@ -150,9 +169,9 @@ class Repeats:
         self._last[event, key] = reason
         return same
 
-    def over(self, event: str, key: str) -> None:
-        """The trouble has ended: the next one is news, whatever it says."""
-        self._last.pop((event, key), None)
+    def over(self, event: str, key: str) -> bool:
+        """The trouble has ended: the next one is news, whatever it says. Whether there was any."""
+        return self._last.pop((event, key), None) is not None
 
 
 class _Stream(logging.Handler):
@@ -320,5 +339,6 @@ def _filtering_logger(threshold: int) -> Any:
 
 
 _logger = _filtering_logger(logging.INFO)
+_listener: Listener | None = None
 _secrets: dict[str, set[str]] = {}
 _secret_forms: re.Pattern[str] | None = None

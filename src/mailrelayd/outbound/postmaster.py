@@ -69,7 +69,7 @@ class Postmaster:
         """
         sender = message.envelope.sender
         # RFC 3464 section 2: a report on a report, or on mail from the null sender, would go in circles.
-        if not self._enabled or not failed or not sender or message.rule == RULE:
+        if not self._enabled or not failed or not sender or message.rule in (RULE, "alert"):
             return
         data = dsn.report(
             message,

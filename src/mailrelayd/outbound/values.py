@@ -240,7 +240,7 @@ def remembered(progress: Progress, past: Past) -> Progress:
     return replace(progress, history=(*history, past))
 
 
-OWN_RULES = frozenset({"dsn", "receipt", "reminder"})  # of messages that the daemon writes itself
+OWN_RULES = frozenset({"alert", "dsn", "receipt", "reminder"})  # of messages that the daemon writes itself
 
 
 @dataclass(frozen=True, slots=True)
