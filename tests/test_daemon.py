@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import os
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -60,3 +62,18 @@ def test_closed_standard_streams_do_not_become_files_of_the_spool(tmp_path: Path
             process.terminate()
     assert process.returncode == 0
     assert pointed == [os.devnull] * 3
+
+
+def test_a_crash_leaves_no_image_of_the_memory(tmp_path: Path) -> None:
+    """A core file would hold every password and token; the limit is set, whatever the shell's was."""
+    configuration = tmp_path / "mailrelayd.toml"
+    configuration.write_text(f'[spool]\ndirectory = "{tmp_path}/spool"\n[state]\ndirectory = "{tmp_path}/state"\n')
+    command = f'ulimit -S -c unlimited; exec "{sys.executable}" -m mailrelayd --config "{configuration}" run'
+    with subprocess.Popen(["/bin/sh", "-c", command], cwd=tmp_path, stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_until(lambda: (tmp_path / "state" / "run" / "submit.sock").exists(), 20, str)
+            limits = Path(f"/proc/{process.pid}/limits").read_text()
+        finally:
+            process.send_signal(signal.SIGABRT)
+    assert re.search(r"^Max core file size +0 ", limits, re.MULTILINE)
+    assert not list(tmp_path.glob("core*"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import select
 import sys
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _sendmail(command, file, rest)
     from mailrelayd.cli.commandline import parser
 
+    _leave_no_core()
     top = parser(command)
     arguments = top.parse_args(argv)
     if not hasattr(arguments, "run"):
@@ -45,6 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return failure(os.EX_IOERR, f"standard output: {unwritten.strerror}")
     return status
+
+
+def _leave_no_core() -> None:
+    """An image of this process's memory would hold passwords and tokens."""
+    _, most = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, most))
 
 
 def _unwritten() -> OSError | None:
