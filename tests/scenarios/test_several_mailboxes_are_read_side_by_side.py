@@ -175,3 +175,23 @@ def test_a_server_that_is_away_is_found_again(site: Site) -> None:
     up = site.daemon.wait_for_events("mailbox.up", 2, account="first")[-1]
     assert up["outage"] > 0
     wait_until(lambda: site.left(0) == 0, 20, site.daemon.log)
+
+
+@pytest.mark.timeout(120)
+def test_how_often_and_how_much_is_read_changes_without_a_restart(site: Site) -> None:
+    """poll_interval and batch_size count from the reload on; the process stays, and the log says what changed."""
+    pid = site.daemon.pid
+    seldom = site.config.replace('poll_interval = "1s"', 'poll_interval = "1h"\nidle = false')
+    site.daemon.configure(seldom)
+    assert site.daemon.command("reload").returncode == 0
+    site.daemon.wait_for_events("mailbox.up", 2, account="first")
+    site.daemon.configure(seldom.replace('"1h"', '"1s"\nbatch_size = 1'))
+    reloaded = site.daemon.command("reload")
+    assert reloaded.returncode == 0
+    assert b"poll_interval" in reloaded.stdout
+    changed = site.daemon.events("config.loaded")[-1]["changed"]
+    assert {"inbound.first.batch_size", "inbound.first.poll_interval"} <= set(changed)
+    for person in (0, 1):
+        site.answer(person, mailbox=0)
+        site.decided(person + 1)  # the second one is no poll of a start any more
+    assert site.daemon.pid == pid
