@@ -12,13 +12,16 @@ ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint servers lock clean
+.PHONY: demo test faults lint servers lock clean
 
 demo: $(INSTALLED)  ## the whole loop on embedded servers
 	@$(BIN)/mailrelayd demo $(ARGS)
 
 test: lint servers  ## everything; as root it also installs and uses real servers
 	$(BIN)/python -m pytest $(ARGS)
+
+faults: $(INSTALLED)  ## every campaign at full size, and a table: half an hour; ARGS="--row 7 --seed 2" for a part
+	$(BIN)/python -m tests.faults $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -35,14 +38,15 @@ $(INSTALLED): pyproject.toml requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# One file per purpose: what runs in production, and that plus the demo, the tests and the build.
+# One file per purpose: what runs in production, that with logins by token, and that with demo, tests and build.
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	--no-emit-index-url --no-emit-find-links --no-config
 
 lock: $(INSTALLED)  ## after a change of pyproject.toml's dependencies; ARGS=--upgrade takes newer versions
 	$(BIN)/python -m pip install --quiet 'uv>=0.9'
 	$(COMPILE) $(ARGS) pyproject.toml --output-file requirements.txt
-	printf '%s\n' '-e .' hatchling editables | $(COMPILE) $(ARGS) - --group dev --constraints requirements.txt \
+	$(COMPILE) $(ARGS) pyproject.toml --extra oauth --constraints requirements.txt --output-file requirements-oauth.txt
+	printf '%s\n' '-e .' hatchling editables | $(COMPILE) $(ARGS) - --group dev --constraints requirements-oauth.txt \
 		--no-emit-package mailrelayd --output-file requirements-dev.txt
 
 clean:

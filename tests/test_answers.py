@@ -15,6 +15,7 @@ import pytest
 
 from mailrelayd.answers import BATCH, Answers
 from mailrelayd.clock import SystemClock
+from mailrelayd.config.changes import Change
 from mailrelayd.config.load import Loaded, load
 from mailrelayd.operate import control, log
 from mailrelayd.outbound import queueid
@@ -60,8 +61,8 @@ class Running:
     office: Any = None  # approvals are not enabled
     records: Any = field(default_factory=lambda: SimpleNamespace(registry=()))
 
-    async def reload(self, by: str) -> list[str]:
-        return [by]
+    async def reload(self, by: str) -> list[Change]:
+        return [Change(by, "changed")]
 
     async def report_failure(self, entry: Entry) -> None:
         self.reported.append(entry)

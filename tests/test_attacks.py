@@ -20,7 +20,7 @@ from mailrelayd.approvals.outbox import Outbox, park, stored_waiting
 from mailrelayd.approvals.request import Copy, Request, RequestError, State, decode, encode
 from mailrelayd.approvals.sender import SenderCheck
 from mailrelayd.approvals.sinks import Answer, DirectorySink, Taken
-from mailrelayd.office import _trace
+from mailrelayd.login import trace
 from mailrelayd.outbound.headers import Header, edit, split_header
 from mailrelayd.outbound.values import (
     ApprovalCopy,
@@ -407,7 +407,7 @@ async def test_a_bounce_names_the_approver_whose_copy_it_was(world: World) -> No
 def test_a_server_that_quotes_headers_puts_no_token_into_the_protocol_log(caplog: pytest.LogCaptureFixture) -> None:
     """RFC 3501 lets it send them as a quoted string instead of a literal."""
     with caplog.at_level("DEBUG"):
-        _trace("imap.example.com", "<", f'* 1 FETCH (BODY[HEADER] "To: approvals+{issued()}@example.com")\r\n'.encode())
+        trace("imap.example.com", "<", f'* 1 FETCH (BODY[HEADER] "To: approvals+{issued()}@example.com")\r\n'.encode())
     assert "[token]@example.com" in caplog.text
     assert issued() not in caplog.text
 

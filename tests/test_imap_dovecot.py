@@ -76,7 +76,7 @@ async def test_any_password_logs_in(
     """By PLAIN and by LOGIN, after TLS and after STARTTLS, also with a name that is not ASCII."""
     user = mailbox.add_user(password, name=f"ü{time.monotonic_ns()}")
     if mechanism == "LOGIN":  # Dovecot offers both, and then the choice would be PLAIN
-        monkeypatch.setattr("mailrelayd.inbound.login._mechanism", lambda auth, offered: "LOGIN")
+        monkeypatch.setattr("mailrelayd.inbound.login.choose", lambda auth, offered: "LOGIN")
     port = mailbox.tls_port if security == "tls" else mailbox.port
     account = Account(port, security=security, auth="password", tls=ca)
     async with await connect(account, user=user.name, secret=user.password) as session:
@@ -101,7 +101,7 @@ async def test_a_token_logs_in(
     mechanism: str, mailbox: MailboxServer, user: User, ca: Tls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By either mechanism; one that has expired does not."""
-    monkeypatch.setattr("mailrelayd.inbound.login._mechanism", lambda auth, offered: mechanism)
+    monkeypatch.setattr("mailrelayd.inbound.login.choose", lambda auth, offered: mechanism)
     account = Account(mailbox.tls_port, security="tls", auth="oauth2", tls=ca)
     async with await connect(account, user=user.name, secret=token(user.name)) as session:
         assert (await session.select("INBOX")).exists == 0

@@ -11,12 +11,15 @@ import mailrelayd
 
 ROOT = Path(mailrelayd.__file__).parent
 _PURE = {  # package -> modules
-    "": "sasl",
+    "": "causes sasl",
     "alerts": "letter tally",
     "approvals": "authres bodies bounces charsets clients cms document htmlmarks htmltext judge kinds lexicon listing "
     "memory mime newtext quotation reading receipts reminders request token tokens values verdict vocabulary words",
-    "config": "lines units",
+    "causes": "google microsoft network rules servers tokens",
+    "config": "claims editing javamail javatext lines literals properties units",
+    "diagnose": "authserv certificate facts findings prospect speech steps token trust",
     "inbound": "answers backlog names protocols values wire",
+    "oauth": "administration claims expiry grants providers values",
     "outbound": "addresses answers asking attach barenames copies delivery dsn envelope guard handin headers marking "
     "pace pipeline queueid record submission values waiting wire",
 }
@@ -45,12 +48,16 @@ LIBRARIES = {  # each behind one module, so that its surprises are met in one pl
     "aiosmtpd": DEMO,
     "aiosmtplib": {"outbound.smtp"},
     "asyncinotify": {"outbound.pickup"},
+    "authlib": {"oauth.flows", "oauth.proof"},
+    "cryptography": {"oauth.proof"},
     "dkim": {"approvals.dkim"},
     "dns": {"approvals.dkim"},
     "httpx2": {"alerts.ping", "approvals.sinks", "oauth.flows"},
+    "joserfc": {"oauth.proof"},
     "shtab": {"cli.completion"},
     "structlog": {"operate.log"},
     "tenacity": {"inbound.poller", "outbound.route"},
+    "tomlkit": {"config.editing"},
 }
 TELL_TIME = {"time.time", "time.monotonic", "time.clock_gettime", "time.clock_gettime_ns", "time.monotonic_ns"}
 TELL_TIME |= {"datetime.now", "datetime.utcnow", "date.today", "loop.time", "_loop.time"}

@@ -180,7 +180,10 @@ async def test_trouble_within_a_transaction_is_not_over_with_a_login(
     assert way.attempts == 1
     way.clock.advance(30)
     assert await opening is not None
-    assert way.route.held == SENDER
+    held = way.route.held
+    assert held is not None
+    assert (held.stage, held.code) == (SENDER.stage, SENDER.code)
+    assert held.text.startswith(SENDER.text)
     way.route.closed()
     way.route.hold(SENDER)
     way.clock.advance(30)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mailrelayd.config.light import DEFAULT_CONFIG
 
+CREDENTIALS = Path("/etc/mailrelayd/credentials")  # as in the unit's LoadCredential=
 MAILERS = ("sendmail", "mailq", "newaliases")  # names under which this program is sendmail(1)
 
 
@@ -26,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from mailrelayd.cli.commandline import parser
 
     _leave_no_core()
+    _find_credentials()
     top = parser(command)
     arguments = top.parse_args(argv)
     if not hasattr(arguments, "run"):
@@ -53,6 +55,12 @@ def _leave_no_core() -> None:
     """An image of this process's memory would hold passwords and tokens."""
     _, most = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, most))
+
+
+def _find_credentials() -> None:
+    """What systemd hands to the daemon, root may read where it comes from: check, test and doctor see the same."""
+    if os.geteuid() == 0 and "CREDENTIALS_DIRECTORY" not in os.environ and CREDENTIALS.is_dir():
+        os.environ["CREDENTIALS_DIRECTORY"] = str(CREDENTIALS)
 
 
 def _unwritten() -> OSError | None:

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import os
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ from mailrelayd import __version__
 from mailrelayd.approvals import questions
 from mailrelayd.approvals.request import State
 from mailrelayd.clock import SystemClock
+from mailrelayd.config.changes import Change
 from mailrelayd.config.load import Loaded
 from mailrelayd.office import Office, Records
 from mailrelayd.operate import control, events
@@ -53,8 +55,8 @@ class Running(Protocol):
     def pickup(self) -> Pickup:
         """The loop that takes files."""
 
-    async def reload(self, by: str) -> list[str]:
-        """All or nothing: the keys that changed. Raises control.RefusedError."""
+    async def reload(self, by: str) -> list[Change]:
+        """All or nothing: what changed. Raises control.RefusedError."""
 
     async def report_failure(self, entry: Entry) -> None:
         """Tell the sender of a message that somebody gave up, where [retry] dsn says so."""
@@ -73,7 +75,8 @@ class Answers:
             case {"command": "status"}:
                 yield await self._status()
             case {"command": "reload"}:
-                yield {"changed": await self._daemon.reload(by)}
+                changes = await self._daemon.reload(by)
+                yield {"changed": [one.key for one in changes], "changes": [asdict(one) for one in changes]}
             case {"command": "list", "filter": wanted}:
                 async for entry in self._chosen(wanted):
                     yield shown(entry, self._trouble)

@@ -13,22 +13,20 @@ import os
 import signal
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mailrelayd import terms
+from mailrelayd import login, terms
 from mailrelayd.alerts.bell import Bell
 from mailrelayd.answers import Answers
 from mailrelayd.clock import Clock, SystemClock
 from mailrelayd.config import load as config
-from mailrelayd.config import secrets
-from mailrelayd.config.relaying import OutboundAccount
+from mailrelayd.config.changes import Change, changes
 from mailrelayd.config.settings import Settings
 from mailrelayd.folders import node_name, prepare_folders
+from mailrelayd.oauth.tokens import Tokens
 from mailrelayd.office import Office, Records, prepare_sinks
 from mailrelayd.operate import control, events, log, notify, sockets, syslog
-from mailrelayd.outbound import copies, smtp
 from mailrelayd.outbound.delivery import ClockTrust
 from mailrelayd.outbound.intake import Intake
 from mailrelayd.outbound.pace import Paces
@@ -36,13 +34,8 @@ from mailrelayd.outbound.pickup import Pickup
 from mailrelayd.outbound.queue import Entry
 from mailrelayd.outbound.relay import Relay
 from mailrelayd.outbound.route import Route
-from mailrelayd.outbound.session import Session
-from mailrelayd.outbound.smtp import RouteTrouble
 from mailrelayd.outbound.spool import LONGEST_PAUSE, Spool, SpoolError
-from mailrelayd.outbound.values import Response, Stage
-from mailrelayd.tlsmemory import TlsMemory
 
-RESOLVING = 60.0  # seconds that fetching user and password may take at most (each command: has 10 s)
 STATUS_EVERY = 10.0  # seconds between two STATUS= lines
 SWEEP_FIRST = 600.0  # seconds after the start
 SWEEP_EVERY = 3600.0  # seconds between two looks for what keep_sent and keep_failed let go
@@ -86,10 +79,11 @@ class Generation:
         self._spool = spool
         account = settings.account
         terms.apply_to(spool, settings)
+        tokens = Tokens(settings, clock)
         self.office: Office | None = None
         if settings.asking is not None:
             self.office = Office(
-                settings, settings.asking, node, records, clock, spool.add, may_expire, spool.is_queued
+                settings, settings.asking, node, records, clock, spool.add, may_expire, spool.is_queued, tokens
             )
         spool.requests = self.office.opening if self.office is not None else None
         rules = terms.rules_of(settings)
@@ -100,10 +94,10 @@ class Generation:
         if account is not None:
             self.route = Route(
                 account.name,
-                opener(account, settings, node),
+                login.opener(account, settings, node, tokens),
                 probe=settings.retry.probe,
                 clock=clock,
-                opening=smtp.longest_opening(account) + RESOLVING,
+                opening=login.longest_opening(account),
             )
             ways = terms.relay_of(settings, account, node)
             desk = self.office.desk if self.office is not None else None
@@ -144,38 +138,6 @@ class Generation:
             await loop
         finally:
             self._watchdog.ended(name)
-
-
-def opener(account: OutboundAccount, settings: Settings, node: str) -> Callable[[], Any]:
-    """How the route gets a connection: secrets are resolved anew each time, then connect .. AUTH."""
-
-    async def connect() -> Session:
-        where = f"outbound.{account.name}"
-        user = password = ""
-        if account.auth == "password":
-            try:
-                user = await asyncio.to_thread(secrets.resolve, account.user, key=f"{where}.user")
-                password = await asyncio.to_thread(secrets.resolve, account.password, key=f"{where}.password")
-            except secrets.SecretError as error:
-                raise RouteTrouble(Response(Stage.AUTH, 0, "", str(error))) from error
-            log.conceal(password)
-        remembered = TlsMemory(settings.state.directory, account.host) if account.security == "auto" else None
-        try:
-            session = await smtp.connect(account, user=user, password=password, hello=node, remembered=remembered)
-        except RouteTrouble as trouble:
-            # Some servers repeat what they did not understand, and this answer is shown in many places.
-            raise RouteTrouble(replace(trouble.response, text=log.masked(trouble.response.text))) from trouble
-        if settings.log.protocol_debug:
-            session.trace = lambda direction, said: trace(session.relay, direction, said)
-        return session
-
-    return connect
-
-
-def trace(relay: str, direction: str, said: bytes) -> None:
-    """[log] protocol_debug: one line per line of the conversation."""
-    for line in said.decode("utf-8", "backslashreplace").splitlines():
-        events.smtp_protocol(relay=relay, direction=direction, text=copies.masked(line))
 
 
 class Daemon:
@@ -306,8 +268,8 @@ class Daemon:
                 reason = error.strerror or str(error)
                 events.queue_trouble(doing="note what became of a request", reason=reason)
 
-    async def reload(self, by: str) -> list[str]:
-        """All or nothing: the keys that changed. Raises RefusedError; then everything stays as it was."""
+    async def reload(self, by: str) -> list[Change]:
+        """All or nothing: what changed. Raises RefusedError; then everything stays as it was."""
         try:
             loaded = await asyncio.to_thread(config.load, self.path, self._environ)
             if stuck := config.needs_restart(self.loaded.settings, loaded.settings):
@@ -317,7 +279,8 @@ class Daemon:
         except (config.ConfigError, SpoolError) as error:
             events.config_rejected(file=str(self.path), reason=str(error), by=by)
             raise control.RefusedError(os.EX_CONFIG, str(error), "the configuration before stays in force") from error
-        changed = config.diff(self.loaded.settings, loaded.settings)
+        made = changes(self.loaded.settings, loaded.settings)
+        changed = [change.key for change in made]
         self.loaded = loaded
         notify.reloading()
         log.setup(loaded.settings.log.format, loaded.settings.log.level)
@@ -329,7 +292,7 @@ class Daemon:
             notify.ready(self._status_line())  # nothing that any loop depends on
         else:
             self._generation.end()
-        return changed
+        return made
 
     # -- house-keeping -----------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -23,30 +24,50 @@ async def dial(host: str, port: int, seconds: float) -> tuple[socket.socket, str
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
-    addresses = await _resolve(host, port, seconds)
+    addresses = await resolve(host, port, seconds)
     failures = []
-    for left, (family, kind, protocol, _, address) in zip(range(len(addresses), 0, -1), addresses, strict=True):
-        peer = f"{host}[{address[0]}]:{port}"
-        sock = socket.socket(family, kind, protocol)
+    for left, address in zip(range(len(addresses), 0, -1), addresses, strict=True):
+        peer = f"{host}[{address.ip}]:{port}"
         try:
-            sock.setblocking(False)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            async with asyncio.timeout((deadline - loop.time()) / left):
-                await loop.sock_connect(sock, address)
+            return await connected(address, (deadline - loop.time()) / left), peer
         except TimeoutError:
             failures.append(f"{peer}: no answer in time")
         except OSError as error:
             failures.append(f"{peer}: {os_text(error)}")
-        except BaseException:
-            sock.close()
-            raise
-        else:
-            return sock, peer
-        sock.close()
     raise DialError("; ".join(failures), resolved=True)
 
 
-async def _resolve(host: str, port: int, seconds: float) -> list[tuple[int, int, int, str, Any]]:
+@dataclass(frozen=True, slots=True)
+class Address:
+    """One of a host's addresses, with the port."""
+
+    family: int
+    kind: int
+    protocol: int
+    where: Any  # what socket.connect takes
+
+    @property
+    def ip(self) -> str:
+        """As people write it."""
+        return str(self.where[0])
+
+
+async def connected(address: Address, seconds: float) -> socket.socket:
+    """A socket connected to this address. Raises OSError; TimeoutError after `seconds`."""
+    sock = socket.socket(address.family, address.kind, address.protocol)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        async with asyncio.timeout(seconds):
+            await asyncio.get_running_loop().sock_connect(sock, address.where)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def resolve(host: str, port: int, seconds: float) -> list[Address]:
+    """The host's addresses in the order in which they are tried. Raises DialError."""
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(seconds):
@@ -56,7 +77,8 @@ async def _resolve(host: str, port: int, seconds: float) -> list[tuple[int, int,
     except (OSError, UnicodeError) as error:
         reason = os_text(error) if isinstance(error, OSError) else str(error)
         raise DialError(f"host name {host!r} cannot be resolved: {reason}", resolved=False) from error
-    return list(dict.fromkeys(found))  # a name may be listed twice in /etc/hosts
+    # A name may be listed twice in /etc/hosts.
+    return [Address(family, kind, protocol, where) for family, kind, protocol, _, where in dict.fromkeys(found)]
 
 
 def os_text(error: OSError) -> str:

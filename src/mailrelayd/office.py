@@ -8,11 +8,11 @@ is there, requests and answers wait where they are.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from mailrelayd import durable
+from mailrelayd import durable, login
 from mailrelayd.approvals import desk as desks
 from mailrelayd.approvals import dkim, opening, token
 from mailrelayd.approvals.archive import Archive
@@ -26,17 +26,13 @@ from mailrelayd.approvals.sinks import CommandSink, DirectorySink, Sink, Webhook
 from mailrelayd.approvals.values import Options
 from mailrelayd.clock import Clock, SystemClock
 from mailrelayd.config import secrets
-from mailrelayd.config.answering import Approvals, Decisions, InboundAccount
+from mailrelayd.config.answering import Approvals, Decisions
 from mailrelayd.config.settings import Settings
-from mailrelayd.inbound import connect
-from mailrelayd.inbound.imap import Session
 from mailrelayd.inbound.poller import Poller
 from mailrelayd.inbound.seen import SeenStore
-from mailrelayd.inbound.values import ImapError, Stage
+from mailrelayd.oauth.tokens import Tokens
 from mailrelayd.operate import events, log
-from mailrelayd.outbound import copies
 from mailrelayd.outbound.spool import SpoolError
-from mailrelayd.tlsmemory import TlsMemory
 
 Loop = Callable[[asyncio.Event, Callable[[float], None]], Coroutine[Any, Any, None]]
 
@@ -94,6 +90,7 @@ class Office:
         send: Send,
         may_expire: Callable[[], bool],
         is_queued: Callable[[str], bool],
+        tokens: Tokens,
     ) -> None:
         """`may_expire`: whether the wall clock can be trusted; `is_queued`: whether a message waits.
 
@@ -125,7 +122,7 @@ class Office:
         )
         self._stores = [SeenStore(state, mailbox.name) for mailbox in settings.mailboxes]
         self.pollers = [
-            Poller(mailbox, connector(mailbox, settings), self.desk, store, clock)
+            Poller(mailbox, login.connector(mailbox, settings, tokens), self.desk, store, clock)
             for mailbox, store in zip(settings.mailboxes, self._stores, strict=True)
         ]
         self.desk.wake_pollers = self._wake_pollers
@@ -244,38 +241,3 @@ def _secret(sink: Decisions) -> str:
         raise OSError(0, str(error)) from error
     log.conceal(text)
     return text
-
-
-def connector(mailbox: InboundAccount, settings: Settings) -> Callable[[], Awaitable[Session]]:
-    """How a poller gets its session: user and password are fetched anew each time."""
-
-    async def open_session() -> Session:
-        account = settings.account
-        own = bool(mailbox.user)
-        where = f"inbound.{mailbox.name}" if own or account is None else f"outbound.{account.name}"
-        user = mailbox.user if own or account is None else account.user
-        password = mailbox.password or (account.password if account is not None else mailbox.password)
-        try:
-            name = await asyncio.to_thread(secrets.resolve, user, key=f"{where}.user")
-            secret = await asyncio.to_thread(secrets.resolve, password, key=f"{where}.password")
-        except secrets.SecretError as error:
-            raise ImapError(Stage.LOGIN, str(error)) from error
-        log.conceal(secret)
-        remembered = None
-        if mailbox.security == "auto":
-            remembered = TlsMemory(settings.state.directory, f"imap:{mailbox.host}")
-        try:
-            session = await connect.connect(mailbox, user=name, secret=secret, remembered=remembered)
-        except ImapError as error:
-            error.text = log.masked(error.text)
-            raise
-        if settings.log.protocol_debug:
-            session.traced(lambda direction, said: _trace(session.peer, direction, said))
-        return session
-
-    return open_session
-
-
-def _trace(peer: str, direction: str, said: bytes) -> None:
-    for line in said.decode("utf-8", "backslashreplace").splitlines():
-        events.smtp_protocol(relay=peer, direction=direction, text=copies.masked(line))

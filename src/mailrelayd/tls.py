@@ -67,6 +67,8 @@ def context(settings: TlsSettings) -> ssl.SSLContext:
         raise TlsError(f"{what} cannot be used: {error}") from error
     if settings.minimum:
         made.minimum_version = _version("minimum", settings.minimum)
+        if made.minimum_version < ssl.TLSVersion.TLSv1_2:
+            made.set_ciphers("DEFAULT:@SECLEVEL=0")  # OpenSSL 3 makes no signature of these versions at level 1
     if settings.maximum:
         made.maximum_version = _version("maximum", settings.maximum)
     if settings.fingerprint or not settings.verify:

@@ -32,9 +32,20 @@ class TlsMemory:
 
     def saw(self, level: str, port: int) -> None:
         """Remember. Raises OSError, ValueError as `best` does."""
+        self._write({**self._read(), self._host: {"level": level, "port": port}})
+
+    def forget(self) -> bool:
+        """Whether there was anything to forget. Raises OSError, ValueError as `best` does."""
+        servers = self._read()
+        if self._host not in servers:
+            return False
+        del servers[self._host]
+        self._write(servers)
+        return True
+
+    def _write(self, servers: dict[str, dict[str, Any]]) -> None:
         folder = durable.Folder(self._state)
         try:
-            servers = {**self._read(), self._host: {"level": level, "port": port}}
             document = {"format": FORMAT, "servers": servers}
             folder.write(NAME, json.dumps(document, indent=1, sort_keys=True).encode() + b"\n")
         finally:

@@ -17,6 +17,9 @@ from mailrelayd.config.light import DEFAULT_CONFIG
 COMMANDS = {
     "run": ("run",),
     "check": ("check",),
+    "doctor": ("doctor",),
+    "probe": ("test",),
+    "authorize": ("authorize",),
     "config": ("config",),
     "submit": ("submit",),
     "sendmail": ("sendmail",),

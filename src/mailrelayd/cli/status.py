@@ -73,20 +73,25 @@ def reload_daemon(arguments: argparse.Namespace) -> int:
     """Ask for a reload and say what came of it: 78 where the new configuration is wrong, 69 without a daemon."""
     from mailrelayd.cli import failure
     from mailrelayd.cli.daemonside import CommandError, ask, settings_of
+    from mailrelayd.config.changes import Change
     from mailrelayd.operate.control import NoDaemonError
+    from mailrelayd.operate.log import escape
 
     try:
         try:
-            changed = next(ask(arguments, {"command": "reload"}))["changed"]
+            answer = next(ask(arguments, {"command": "reload"}))
         except NoDaemonError:
             settings_of(arguments)  # where the file cannot even be read, that is why no daemon was found
             return failure(os.EX_UNAVAILABLE, "no daemon runs with this configuration", "systemctl start mailrelayd")
     except CommandError as error:
         return error.report()
     if arguments.json:
-        print(json.dumps({"changed": changed}))
-    else:
-        print("changed: " + ", ".join(changed) if changed else "nothing has changed")
+        print(json.dumps(answer))
+        return os.EX_OK
+    for change in answer["changes"]:
+        print(escape(str(Change(**change))))
+    if not answer["changes"]:
+        print("nothing has changed")
     return os.EX_OK
 
 

@@ -176,7 +176,8 @@ def _resolve(reference: Secret | str, environ: Mapping[str, str]) -> str:
             directory = environ.get("CREDENTIALS_DIRECTORY")
             if not directory:
                 raise _UnavailableError(
-                    f"{name}: $CREDENTIALS_DIRECTORY is not set: the systemd unit sets it; elsewhere write file:PATH"
+                    f"{name}: $CREDENTIALS_DIRECTORY is not set: the systemd unit sets it, and root reads "
+                    "/etc/mailrelayd/credentials; elsewhere write file:PATH"
                 )
             # The unit loads a whole folder, whose files systemd prefixes with the credential's own name.
             path = Path(directory) / rest

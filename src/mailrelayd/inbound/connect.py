@@ -67,6 +67,16 @@ class _NoAddress(ImapError):  # noqa: N818 - what is the case, more than an erro
 
 
 @dataclass(frozen=True, slots=True)
+class Offer:
+    """What a server shows to everybody: as far as one comes without a login."""
+
+    peer: str  # host[ip]:port
+    tls: str  # protocol version and cipher; "" without TLS
+    greeting: str
+    capabilities: frozenset[str]  # those that count: over TLS where there is TLS
+
+
+@dataclass(frozen=True, slots=True)
 class _Way:
     level: str
     port: int
@@ -92,6 +102,30 @@ async def connect(
     except TimeoutError as error:
         text = f"no connection was ready within {seconds:g} s, all tries together"
         raise ImapError(Stage.CONNECT, text) from error
+
+
+async def look(account: Account, *, remembered: Remembered | None = None) -> Offer:
+    """What the server offers before a login; none is tried, nothing is remembered. Raises ImapError as `connect` does.
+
+    With security = "auto" it is the first way that leads to a server.
+    """
+    seconds = longest_opening(account)
+    failures: list[ImapError] = []
+    try:
+        async with asyncio.timeout(seconds):
+            opening = _Opening(account, "", "", await asyncio.to_thread(tls.context, account.tls))
+            for way in _ways(account, remembered.best() if remembered is not None else None):
+                try:
+                    return await opening.look(way)
+                except ImapError as error:
+                    failures.append(error)
+    except (tls.TlsError, ValueError) as error:
+        raise ImapError(Stage.TLS, printable(str(error))) from error
+    except TimeoutError as error:
+        raise ImapError(Stage.CONNECT, f"no connection was ready within {seconds:g} s, all tries together") from error
+    except OSError as error:
+        raise ImapError(Stage.TLS, printable(f"what is remembered of this server cannot be read: {error}")) from error
+    raise failures[0]
 
 
 def longest_opening(account: Account) -> float:
@@ -142,6 +176,20 @@ def _ways(account: Account, seen: tuple[str, int] | None = None) -> list[_Way]:
 
 
 @dataclass(frozen=True, slots=True)
+class _Reached:
+    """A connection to a server that has proven who it is, before the login."""
+
+    connection: Connection
+    peer: str
+    greeting: str
+
+    def session(self) -> Session:
+        transport = self.connection.transport
+        cipher = transport.get_extra_info("cipher") if transport is not None else None
+        return Session(self.connection, peer=self.peer, tls=f"{cipher[1]} {cipher[0]}" if cipher else "")
+
+
+@dataclass(frozen=True, slots=True)
 class _Opening:
     """What every way needs."""
 
@@ -152,19 +200,9 @@ class _Opening:
 
     async def open(self, way: _Way) -> Session:
         """One connection from DNS to the login."""
-        account, loop = self.account, asyncio.get_running_loop()
-        deadline = loop.time() + account.connect_timeout
+        account, reached = self.account, await self.reach(way)
+        connection = reached.connection
         try:
-            sock, peer = await dial(account.host, way.port, account.connect_timeout)
-        except DialError as error:
-            kind = ImapError if error.resolved else _NoAddress
-            raise kind(Stage.CONNECT, printable(str(error))) from error
-        connection = Connection(account.command_timeout)
-        try:
-            await self._attach(connection, sock, way, deadline)
-            await self._greet(connection, way)
-            if way.level == "starttls":
-                await self._starttls(connection)
             if not connection.is_logged_in:
                 if way.level == "none" and account.auth != "none" and not account.allow_plaintext:
                     hint = 'set security = "tls" or "starttls", or allow_plaintext = true'
@@ -175,8 +213,37 @@ class _Opening:
         except BaseException:
             connection.fail("given up")
             raise
-        cipher = connection.transport.get_extra_info("cipher") if connection.transport is not None else None
-        return Session(connection, peer=peer, tls=f"{cipher[1]} {cipher[0]}" if cipher else "")
+        return reached.session()
+
+    async def look(self, way: _Way) -> Offer:
+        """One connection from DNS to where a login would begin, and back."""
+        reached = await self.reach(way)
+        session = reached.session()
+        try:
+            offered = reached.connection.capabilities or await reached.connection.capability()
+            return Offer(session.peer, session.tls, reached.greeting, frozenset(offered))
+        finally:
+            await session.close()
+
+    async def reach(self, way: _Way) -> _Reached:
+        """One connection from DNS to where a login would begin."""
+        account, loop = self.account, asyncio.get_running_loop()
+        deadline = loop.time() + account.connect_timeout
+        try:
+            sock, peer = await dial(account.host, way.port, account.connect_timeout)
+        except DialError as error:
+            kind = ImapError if error.resolved else _NoAddress
+            raise kind(Stage.CONNECT, printable(str(error))) from error
+        connection = Connection(account.command_timeout)
+        try:
+            await self._attach(connection, sock, way, deadline)
+            greeting = await self._greet(connection, way)
+            if way.level == "starttls":
+                await self._starttls(connection)
+        except BaseException:
+            connection.fail("given up")
+            raise
+        return _Reached(connection, peer, greeting)
 
     @property
     def _server_name(self) -> str:
@@ -205,7 +272,8 @@ class _Opening:
             raise ImapError(Stage.TLS, self._explained(error)) from error
         self._check_pin(connection)
 
-    async def _greet(self, connection: Connection, way: _Way) -> None:
+    async def _greet(self, connection: Connection, way: _Way) -> str:
+        """The server's first words."""
         try:
             said = await connection.greeting()
         except ImapError as error:
@@ -217,6 +285,7 @@ class _Opening:
             # RFC 3501 section 6.2.1: no STARTTLS after it. And whose mailbox it opens is not ours to guess.
             text = "the server has logged us in as somebody before we said who we are (PREAUTH)"
             raise ImapError(Stage.GREETING, text)
+        return connection.shown(said.text)
 
     async def _starttls(self, connection: Connection) -> None:
         offered = connection.capabilities or await connection.capability()

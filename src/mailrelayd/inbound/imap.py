@@ -64,6 +64,11 @@ class Session:
         return self._connection.failure
 
     @property
+    def capabilities(self) -> frozenset[str]:
+        """What the server can do for whoever is logged in (RFC 3501 section 7.2.1)."""
+        return frozenset(self._connection.capabilities)
+
+    @property
     def can_expunge(self) -> bool:
         """Whether single mails can be removed (UIDPLUS, RFC 4315)."""
         return "UIDPLUS" in self._connection.capabilities

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from collections.abc import Set as AbstractSet
 
 from mailrelayd.inbound.connection import Connection
 from mailrelayd.inbound.names import quoted
@@ -18,7 +19,7 @@ async def log_in(connection: Connection, auth: str, user: str, secret: str) -> N
     if auth == "none":
         raise ImapError(Stage.LOGIN, "the server wants a login: set user and password")
     offered = connection.capabilities or await connection.capability()
-    mechanism = _mechanism(auth, offered)
+    mechanism = choose(auth, offered)
     first = _first_message(mechanism, user, secret)
     packed = b64encode(first)
     secrets = {secret, packed.decode(), b64encode(secret.encode()).decode()} - {""}
@@ -57,8 +58,8 @@ def _first_message(mechanism: str, user: str, secret: str) -> bytes:
             return f"\0{user}\0{secret}".encode()
 
 
-def _mechanism(auth: str, offered: set[str]) -> str:
-    """How to log in. Raises ImapError where there is no way in common."""
+def choose(auth: str, offered: AbstractSet[str]) -> str:
+    """The mechanism to log in with ("LOGIN": the command). Raises ImapError where there is no way in common."""
     wanted = _TOKEN if auth == "oauth2" else ("PLAIN",)
     for mechanism in wanted:
         if f"AUTH={mechanism}" in offered:

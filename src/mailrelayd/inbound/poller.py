@@ -14,13 +14,14 @@ from typing import Final
 from tenacity import RetryCallState, wait_exponential, wait_random
 from tenacity.wait import wait_base
 
+from mailrelayd import causes
 from mailrelayd.clock import Clock
 from mailrelayd.inbound.imap import Session
 from mailrelayd.inbound.protocols import Desk, Terms
 from mailrelayd.inbound.reader import SLOWEST, Reader
 from mailrelayd.inbound.remover import Remover
 from mailrelayd.inbound.seen import Seen, SeenStore
-from mailrelayd.inbound.values import ImapError, Mailbox, NoSuchFolder
+from mailrelayd.inbound.values import ImapError, Mailbox, NoSuchFolder, Refused
 from mailrelayd.operate import approval_events as events
 from mailrelayd.operate.events import daemon_bug
 
@@ -109,6 +110,12 @@ class Poller:
                 pause = self._down("bug", f"unexpected {type(error).__name__}", stop)
             await self._pause(stop, beat, pause)
 
+    def _explained(self, error: ImapError) -> ImapError:
+        """The error, with what is behind it in the same sentence."""
+        cause = causes.explain("imap", error.stage, error.code, error.text, account=f"inbound.{self.account}")
+        error.text = causes.behind(error.text, cause)
+        return error
+
     def _down(self, stage: str, text: str, stop: asyncio.Event) -> float:
         """Say that the mailbox is not read; the seconds until the next try."""
         pause = self._backoff(_state(self._failures + 1))
@@ -161,11 +168,13 @@ class Poller:
         """Open the folder, and make sure that what is in it may be read. Raises _HeldError, ImapError, OSError."""
         try:
             mailbox = await session.select(self._terms.folder)
-        except NoSuchFolder:
+        except NoSuchFolder as error:
             if not self._terms.create_folder:
-                raise
+                raise self._explained(error) from error.__cause__
             await session.create(self._terms.folder)
             mailbox = await session.select(self._terms.folder)
+        except Refused as error:  # such as: may not open it
+            raise self._explained(error) from error.__cause__
         known = self._seen if self._seen is not None else await asyncio.to_thread(self._store.load)
         if known is None or (known.folder, known.uidvalidity) != (mailbox.name, mailbox.uidvalidity):
             known = await self._meet(session, mailbox, known)

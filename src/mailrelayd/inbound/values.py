@@ -36,10 +36,13 @@ class ImapError(Exception):
     """
 
     def __init__(self, stage: Stage, text: str, code: str = "") -> None:
-        super().__init__(f"{stage}: {f'[{code}] ' if code else ''}{text}")
+        super().__init__(stage, text, code)
         self.stage = stage
         self.text = text
         self.code = code
+
+    def __str__(self) -> str:
+        return f"{self.stage}: {f'[{self.code}] ' if self.code else ''}{self.text}"
 
 
 class Refused(ImapError):  # noqa: N818 - it is what is the case, more than an error

@@ -44,8 +44,8 @@ _PRIORITY = {"error": 3, "warning": 4, "notice": 5, "info": 6, "debug": 7}  # sd
 _COLOUR = {"error": "\x1b[1;31m", "warning": "\x1b[33m", "notice": "\x1b[32m", "info": "\x1b[36m", "debug": "\x1b[2m"}
 _PLAIN = "\x1b[0m"
 
-# Their debug lines hold passwords and mail: LOGIN and AUTH as sent, every literal received.
-_TALKATIVE = ("aiosmtplib", "aioimaplib")
+# Their debug lines hold passwords and mail, LOGIN and AUTH as sent and every literal received; or each request.
+_TALKATIVE = ("aiosmtplib", "aioimaplib", "httpx2", "httpcore2")
 
 # C0, DEL, C1, line and paragraph separators, everything that turns the direction of text, and surrogates
 # (what is left of a byte that was no UTF-8, PEP 383).
@@ -128,9 +128,13 @@ def conceal(secret: str) -> None:
     if len(secret) < SHORTEST_SECRET or secret in _secrets:
         return
     _secrets[secret] = _disguises(secret)
-    forms = sorted({form for all_forms in _secrets.values() for form in all_forms}, key=len, reverse=True)
-    global _secret_forms
-    _secret_forms = re.compile("|".join(map(re.escape, forms)))
+    _look_for_secrets()
+
+
+def forget(secret: str) -> None:
+    """Conceal `secret` no longer: each one makes every line slower, and tokens come anew every hour."""
+    if _secrets.pop(secret, None) is not None:
+        _look_for_secrets()
 
 
 def masked(text: str) -> str:
@@ -289,6 +293,12 @@ def _escaped(match: re.Match[str]) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # PEP 383: the byte code - 0xDC00
         return f"\\x{code - 0xDC00:02x}"
     return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}"
+
+
+def _look_for_secrets() -> None:
+    forms = sorted({form for all_forms in _secrets.values() for form in all_forms}, key=len, reverse=True)
+    global _secret_forms
+    _secret_forms = re.compile("|".join(map(re.escape, forms))) if forms else None
 
 
 def _concealed(value: Any) -> Any:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from math import inf
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_fixed
 
+from mailrelayd import causes
 from mailrelayd.clock import Clock
 from mailrelayd.operate import events
 from mailrelayd.outbound.session import Session
@@ -69,6 +71,10 @@ class Route:
     def hold(self, response: Response) -> None:
         """Nothing more is sent until a probe succeeds; the next one is a full interval away."""
         now = self._clock.monotonic()
+        if response.stage in WITHIN_TRANSACTIONS:  # a login's trouble says it already
+            code = f"{response.code or ''} {response.enhanced}".strip()
+            cause = causes.explain("smtp", response.stage, code, response.text, account=f"outbound.{self.account}")
+            response = replace(response, text=causes.behind(response.text, cause))
         if self._held is None:
             self._since, self._attempts = now, 0
         self._held = response

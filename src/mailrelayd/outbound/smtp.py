@@ -24,7 +24,8 @@ import aiosmtplib
 from mailrelayd import sasl, tls
 from mailrelayd.dial import DialError, dial
 from mailrelayd.outbound.answers import printable, response
-from mailrelayd.outbound.session import Deadlines, Session
+from mailrelayd.outbound.opened import Opened, Seen
+from mailrelayd.outbound.session import Deadlines
 from mailrelayd.outbound.values import Extensions, Response, Stage
 
 BODY_STALL = 180.0
@@ -76,7 +77,12 @@ class Remembered(Protocol):
 
 
 class RouteTrouble(Exception):  # noqa: N818 - it is a state of the route more than an error
-    """The way to the smarthost is closed. `response` says at which stage and why, in words for people."""
+    """The way to the smarthost is closed. `response` says at which stage and why, in words for people.
+
+    `seen` is what was learnt of the server before; None: nothing.
+    """
+
+    seen: Seen | None = None
 
     def __init__(self, response: Response) -> None:
         super().__init__(f"{response.stage}: {response}")
@@ -95,7 +101,7 @@ class _Way:
 
 async def connect(
     account: Account, *, user: str = "", password: str = "", hello: str, remembered: Remembered | None = None
-) -> Session:
+) -> Opened:
     """Connect, secure, greet and log in. `hello` is our own name for EHLO.
 
     `password` is the access token where the account says auth = "oauth2". Raises RouteTrouble for everything that can
@@ -126,7 +132,7 @@ def longest_opening(account: Account) -> float:
     )
 
 
-async def _connect_auto(opening: _Opening, remembered: Remembered | None) -> Session:
+async def _connect_auto(opening: _Opening, remembered: Remembered | None) -> Opened:
     """Try the ways from the safest on; the first server that answers in SMTP has the last word."""
     try:
         seen = remembered.best() if remembered is not None else None
@@ -184,14 +190,15 @@ class _Opening:
     hello: str
     context: ssl.SSLContext
 
-    async def open(self, way: _Way) -> Session:
+    async def open(self, way: _Way) -> Opened:
         """One connection from DNS to AUTH."""
-        account = self.account
+        account, seen = self.account, Seen(level=way.level, port=way.port)
         deadline = asyncio.get_running_loop().time() + account.connect_timeout
         try:
             sock, relay = await dial(account.host, way.port, account.connect_timeout)
         except DialError as error:
             raise (_trouble if error.resolved else _no_address)(Stage.CONNECT, str(error)) from error
+        seen.relay = relay
         smtp = aiosmtplib.SMTP(
             hostname=account.tls.server_name or account.host,
             local_hostname=self.hello,  # else the library asks DNS, outside every deadline
@@ -202,33 +209,34 @@ class _Opening:
             timeout=account.command_timeout,
         )
         try:
-            await self._greet(smtp, deadline)
+            await self._greet(smtp, deadline, seen)
             if way.level == "tls":
                 self._check_pin(smtp)
-            await self._ehlo(smtp, helo=way.level == "none" and account.auth == "none")
+            await self._ehlo(smtp, seen, helo=way.level == "none" and account.auth == "none")
             if way.level == "starttls":
                 await self._starttls(smtp)
-                await self._ehlo(smtp)  # RFC 3207 section 4.2: what was said before TLS counts for nothing
+                await self._ehlo(smtp, seen)  # RFC 3207 section 4.2: what was said before TLS counts for nothing
             if account.auth != "none":
                 await self._authenticate(smtp)
-            return self._session(smtp, relay)
-        except BaseException:
+            return self._session(smtp, seen)
+        except BaseException as error:
             _drop(smtp, sock)
+            if isinstance(error, RouteTrouble):
+                error.seen = seen
             raise
 
-    def _session(self, smtp: aiosmtplib.SMTP, relay: str) -> Session:
+    def _session(self, smtp: aiosmtplib.SMTP, seen: Seen) -> Opened:
         account = self.account
         stall = max(BODY_STALL, account.command_timeout)
         deadlines = Deadlines(command=account.command_timeout, data=account.data_timeout, stall=stall)
         transport = cast("asyncio.Transport | None", smtp.transport)
         if transport is None or transport.is_closing():
             raise _trouble(Stage.IDLE, "the server closed the connection")
-        cipher = transport.get_extra_info("cipher")
-        return Session(
-            transport, _extensions(smtp), deadlines, relay=relay, tls=f"{cipher[1]} {cipher[0]}" if cipher else ""
-        )
+        session = Opened(transport, _extensions(smtp), deadlines, relay=seen.relay, tls=seen.tls)
+        session.seen = seen
+        return session
 
-    async def _greet(self, smtp: aiosmtplib.SMTP, deadline: float) -> None:
+    async def _greet(self, smtp: aiosmtplib.SMTP, deadline: float, seen: Seen) -> None:
         """TLS where it is implicit, until `deadline`, and then the greeting: the library does both in one call."""
         account, loop = self.account, asyncio.get_running_loop()
         secure = False
@@ -244,7 +252,8 @@ class _Opening:
                 end = deadline if smtp.use_tls else loop.time() + account.command_timeout
                 async with asyncio.timeout_at(end) as limit:
                     # The library's own limit, one for both halves, only has to be no shorter than ours.
-                    await smtp.connect(timeout=max(account.connect_timeout, account.command_timeout))
+                    said = await smtp.connect(timeout=max(account.connect_timeout, account.command_timeout))
+            seen.greeting = printable(said.message)
         except RouteTrouble as trouble:
             # Only the error below the library's own tells a failed handshake from a missing greeting.
             error = trouble.__cause__
@@ -260,7 +269,7 @@ class _Opening:
                 raise _trouble(Stage.GREETING, f"{trouble.response.text}; {hint}") from error
             raise
 
-    async def _ehlo(self, smtp: aiosmtplib.SMTP, *, helo: bool = False) -> None:
+    async def _ehlo(self, smtp: aiosmtplib.SMTP, seen: Seen, *, helo: bool = False) -> None:
         """EHLO; with `helo`, an old server may do without: it has neither TLS nor AUTH to offer then."""
         with self._at(Stage.EHLO):
             try:
@@ -269,6 +278,11 @@ class _Opening:
                 if not helo or error.code not in _HELO_INSTEAD:
                     raise
                 await smtp.helo()
+        said = smtp.last_ehlo_response
+        seen.name, *extensions = said.message.split("\n") if said is not None else [""]
+        seen.name, seen.extensions = printable(seen.name), tuple(printable(line.strip()) for line in extensions)
+        seen.mechanisms = tuple(printable(mechanism.upper()) for mechanism in smtp.server_auth_methods)
+        seen.tls = _tls_of(smtp)
 
     async def _starttls(self, smtp: aiosmtplib.SMTP) -> None:
         if not smtp.supports_extension("starttls"):
@@ -416,6 +430,12 @@ def _drop(smtp: aiosmtplib.SMTP, sock: socket.socket) -> None:
     # listen. Shut down, it has nobody to wait for. The socket stays the transport's to close.
     with suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)
+
+
+def _tls_of(smtp: aiosmtplib.SMTP) -> str:
+    """Protocol version and cipher of the connection as it is now; "" without TLS."""
+    cipher = cast("asyncio.Transport", smtp.transport).get_extra_info("cipher") if smtp.transport is not None else None
+    return f"{cipher[1]} {cipher[0]}" if cipher else ""
 
 
 def _extensions(smtp: aiosmtplib.SMTP) -> Extensions:

@@ -1,0 +1,97 @@
+"""A session that knows how it came about and can rehearse a mail: for whoever looks for faults."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from mailrelayd.outbound.answers import AnswerReader, Desync, response
+from mailrelayd.outbound.session import Session
+from mailrelayd.outbound.values import Response, Stage
+
+FORBIDDEN = frozenset(map(chr, range(0x21))) | set("<>\x7f")
+"""What would end an address, or the command that carries it."""
+
+
+@dataclass(slots=True)
+class Seen:
+    """What became known of a server on the way to AUTH, as far as that went; all texts are printable."""
+
+    level: str = ""  # tls | starttls | none
+    port: int = 0
+    relay: str = ""  # host[ip]:port
+    greeting: str = ""  # behind its 220
+    name: str = ""  # what the server calls itself in answer to EHLO
+    extensions: tuple[str, ...] = ()  # the lines of the last EHLO, with their parameters
+    mechanisms: tuple[str, ...] = ()  # for AUTH, in capitals
+    tls: str = ""  # protocol version and cipher
+
+
+class Opened(Session):
+    """As `smtp.connect` gives it out, which says what it has `seen`."""
+
+    seen: Seen
+
+    async def rehearse(self, sender: str, recipient: str = "") -> list[Response]:
+        """The answers to MAIL, to RCPT where there is a `recipient`, and to the RSET behind them: nothing is sent.
+
+        Before any transaction, and instead of all: the connection is only good for `abort` then. An answer that does
+        not come has code 0 and ends the list.
+        """
+        forms = [(Stage.MAIL, "MAIL FROM", sender)] + ([(Stage.RCPT, "RCPT TO", recipient)] if recipient else [])
+        said = _Said()
+        self._transport.set_protocol(said)
+        answers: list[Response] = []
+        utf8 = not (sender + recipient).isascii()
+        for stage, verb, address in forms:
+            if FORBIDDEN & set(address) or not address.isprintable():
+                text = f"the address {address!a} cannot be said in a command"
+                return [*answers, Response(stage, 0, "", text)]
+            if utf8 and not self.extensions.smtputf8:
+                return [*answers, Response(stage, 0, "", "the server takes ASCII addresses only (no SMTPUTF8)")]
+            parameters = " SMTPUTF8" if utf8 and stage is Stage.MAIL else ""
+            answers.append(await self._asked(said, stage, f"{verb}:<{address}>{parameters}"))
+            if not 200 <= answers[-1].code < 300:
+                break
+        if answers[-1].code:
+            answers.append(await self._asked(said, Stage.RSET, "RSET"))
+        return answers
+
+    async def _asked(self, said: _Said, stage: Stage, command: str) -> Response:
+        self._transport.write(command.encode() + b"\r\n")
+        self.trace(">", command.encode())
+        try:
+            async with asyncio.timeout(self._deadlines.command):
+                code, lines = await said.answer()
+        except TimeoutError:
+            return Response(stage, 0, "", f"no answer to {stage.upper()} within {self._deadlines.command:g} s")
+        except (Desync, ConnectionError) as error:
+            return Response(stage, 0, "", str(error))
+        self.trace("<", b"%d " % code + " ".join(lines).encode())
+        return response(stage, code, lines)
+
+
+class _Said(asyncio.Protocol):
+    """What the server says, answer by answer."""
+
+    def __init__(self) -> None:
+        self._reader = AnswerReader()
+        self._news = asyncio.Event()
+        self._gone = False
+
+    def data_received(self, data: bytes) -> None:
+        self._reader.feed(data)
+        self._news.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._gone = True
+        self._news.set()
+
+    async def answer(self) -> tuple[int, list[str]]:
+        """The next one. Raises Desync, ConnectionError."""
+        while (found := self._reader.next()) is None:
+            if self._gone:
+                raise ConnectionError("the server closed the connection")
+            self._news.clear()
+            await self._news.wait()
+        return found
