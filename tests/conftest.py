@@ -7,27 +7,33 @@ import inspect
 import logging
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mailrelayd.operate import log
+from tests.scenarios.tokens import TokenSite
 from tests.servers import certificates as certificate_files
+from tests.servers import oidc
 from tests.servers.certificates import Certificates
 from tests.servers.daemon import Daemon, StartDaemon, account
 from tests.servers.dovecot import DovecotAuth
 from tests.servers.mailbox import IMAP_PROGRAM, MailboxServer
+from tests.servers.oidc import OpenIdProvider
 from tests.servers.postfix import Postfix
 from tests.servers.process import free_port as find_free_port
 from tests.servers.process import short_directory
+from tests.servers.tokenserver import TokenServer
 
 # Program -> Debian's package. What is not there is skipped, named at the end, and on CI an error.
 PACKAGES = {
     "postfix": "postfix",
     "dovecot": "dovecot-core",
     "/usr/lib/dovecot/imap": "dovecot-imapd",
+    "/usr/lib/dovecot/lmtp": "dovecot-lmtpd",
     "systemd-analyze": "systemd",
     "strace": "strace",
     "pflogsumm": "pflogsumm",
@@ -37,8 +43,10 @@ PACKAGES = {
     "/usr/lib/git-core/git-send-email": "git-email",
     "/usr/share/perl5/Mail/Address.pm": "libmailtools-perl",  # which git send-email loads
     "perl": "perl",
+    "node": "nodejs",
+    "npm": "npm",
 }
-REAL = {"dovecot_auth", "mailbox", "postfix"}
+REAL = {"dovecot_auth", "mailbox", "oauth_mailbox", "oauth_postfix", "openid_provider", "postfix"}
 NEEDS = "needs "
 
 os.environ["PATH"] += ":/usr/sbin:/sbin"  # where servers are; an ordinary user's PATH lacks them
@@ -62,6 +70,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         if missing:
             line = f"apt-get install --yes --no-install-recommends {' '.join(missing)}"
             terminalreporter.line(f"to test it: sudo {line}")
+        if not oidc.is_installed():
+            terminalreporter.line("oidc-provider, by npm: sh tests/servers/install.sh")
         if os.getuid() != 0:
             terminalreporter.line("Postfix runs as root only: sudo make test")
     if account.cache_info().currsize and account().reason:
@@ -80,6 +90,8 @@ def require(program: str, *, root: bool = False) -> None:
         absent = f"{NEEDS}{PACKAGES[program]}"
     elif root and os.getuid() != 0:
         absent = f"{NEEDS}root for {program}"
+    elif program == oidc.PROGRAM and not oidc.is_installed():
+        absent = f"{NEEDS}oidc-provider, which tests/servers/install.sh puts into .venv"
     else:
         return
     if os.environ.get("CI") == "true":
@@ -211,6 +223,72 @@ def postfix(_postfix: Postfix) -> Postfix:
     return _postfix
 
 
+@pytest.fixture(scope="session")
+def _token_server() -> Iterator[TokenServer]:
+    with TokenServer() as server:
+        yield server
+
+
+@pytest.fixture
+def token_server(_token_server: TokenServer) -> TokenServer:
+    """Microsoft's and Google's endpoints, one server for all tests: as it was new, nothing issued."""
+    _token_server.reset()
+    return _token_server
+
+
+@pytest.fixture(scope="session")
+def oauth_mailbox(certificates: Certificates, _token_server: TokenServer) -> Iterator[MailboxServer]:
+    """Dovecot's IMAP server, which asks the token server whether a token is good."""
+    require(IMAP_PROGRAM)
+    with short_directory("mr-oimap") as directory:
+        server = MailboxServer(directory, certificates, introspection_url=_token_server.introspection_url("imap"))
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
+
+
+@pytest.fixture(scope="session")
+def _oauth_postfix(certificates: Certificates, _token_server: TokenServer) -> Iterator[Postfix]:
+    require("postfix", root=True)
+    require("dovecot")
+    with short_directory("mr-oauth") as auth, short_directory("mr-omta") as directory:
+        dovecot = DovecotAuth(auth, introspection_url=_token_server.introspection_url("smtp"))
+        server = Postfix(directory, certificates, dovecot)
+        try:
+            dovecot.start()
+            server.start()
+            yield server
+        finally:
+            server.stop()
+            dovecot.stop()
+
+
+@pytest.fixture
+def oauth_postfix(_oauth_postfix: Postfix) -> Postfix:
+    """A smarthost that also takes tokens, and asks the token server whether they are good; nothing has arrived."""
+    _oauth_postfix.start()
+    _oauth_postfix.clear()
+    return _oauth_postfix
+
+
+@pytest.fixture
+def openid_provider(token_server: TokenServer) -> Iterator[Callable[..., OpenIdProvider]]:
+    """`openid_provider(clients, life=...)` starts oidc-provider, and mail servers take its tokens, too."""
+    require(oidc.PROGRAM)
+    with ExitStack() as ending:
+
+        def start(clients: Sequence[dict[str, Any]], *, life: float = 3600) -> OpenIdProvider:
+            provider = OpenIdProvider(clients, life=life)
+            ending.callback(provider.stop)
+            provider.start()
+            token_server.others = provider.introspection_url
+            return provider
+
+        yield start
+
+
 @pytest.fixture
 def daemon() -> Iterator[StartDaemon]:
     """`daemon(text).wait_ready()`: any number of them, each ended with the test at the latest.
@@ -226,3 +304,22 @@ def daemon() -> Iterator[StartDaemon]:
             return made.start() if start else made
 
         yield make
+
+
+@pytest.fixture
+def token_site(
+    oauth_postfix: Postfix,
+    oauth_mailbox: MailboxServer,
+    token_server: TokenServer,
+    certificates: Certificates,
+    spool_dir: Path,
+    state_dir: Path,
+    daemon: StartDaemon,
+) -> TokenSite:
+    """A daemon's site whose smarthost and mailbox take tokens; nobody has any yet."""
+    for path in (spool_dir / "pickup", spool_dir / "pickup" / "tmp", spool_dir / "pickup" / "new"):
+        path.mkdir()
+        path.chmod(0o3730)
+        account().own(path)
+    user = oauth_mailbox.add_user()
+    return TokenSite(spool_dir, state_dir, certificates, oauth_postfix, oauth_mailbox, token_server, user, daemon)

@@ -262,3 +262,82 @@ def test_check_says_that_this_machine_sends_to_nobody_else(
     assert main(["--config", str(configuration), "check"]) == os.EX_OK
     notes = [line for line in capsys.readouterr().err.splitlines() if "guard" in line]
     assert [note[: len(said)] for note in notes] == ([said] if said else [])
+
+
+def test_config_show_says_whose_key_counts_where_one_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A mailbox's login is the outbound account's: the key that says it, and its line."""
+    path = written(tmp_path, f'{ACCOUNT}user = "u"\npassword = "file:/p"\n[inbound.answers]\nhost = "i"\n')
+    assert call("config", "show", "--config", path) == os.EX_OK
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert f'inbound.answers.user = "u" # as outbound.smarthost.user, {path}:3' in lines
+
+
+def test_config_show_names_the_line_of_a_property(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a property means is a key like any other."""
+    path = written(tmp_path, f'{ACCOUNT}[outbound.smarthost.properties]\n"mail.smtp.ssl.enable" = "true"\n')
+    assert call("config", "show", "--config", path) == os.EX_OK
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert f'outbound.smarthost.security = "tls" # {path}:4' in lines
+    assert not any(".properties" in line for line in lines)
+
+
+def test_import_properties_prints_an_account_that_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From a file or standard input, under the name that is asked for, with the variables that are given."""
+    text = tmp_path / "mail.properties"
+    text.write_text(
+        "PROTOCOL=imap\nmail.${{PROTOCOL}}.host=${{IMAP_HOST_NAME}}\nmail.${{PROTOCOL}}.ssl.enable=true\n"
+        "mail.${{PROTOCOL}}.user=answers@example.com\n"
+    )
+    given = ("--name", "answers", "--set", "IMAP_HOST_NAME=imap.example.com")
+    assert call("config", "import-properties", str(text), *given) == os.EX_OK
+    out = capsys.readouterr().out
+    assert out.startswith("[inbound.answers]\n")
+    assert call("check", "--config", written(tmp_path, out)) == os.EX_OK
+    assert "error" not in capsys.readouterr().err
+    assert call("config", "show", "--json", "--config", written(tmp_path, out)) == os.EX_OK
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["inbound.answers.host"]["value"] == "imap.example.com"
+    assert shown["inbound.answers.password"]["value"] == "credential:answers.password"
+    command = [sys.executable, "-m", "mailrelayd", "config", "import-properties", "-", *given]
+    done = subprocess.run(command, input=text.read_bytes(), capture_output=True, check=True)
+    assert done.stdout.decode() == out
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "status", "said"),
+    [
+        (b"mail.smtp.port=x\n", (), os.EX_DATAERR, "p:1: mail.smtp.port: must be a port"),
+        (b"\nmail.smtp.host=a b\n", (), os.EX_DATAERR, "p:2: outbound.imported.host: must be a host name"),
+        (b"hello\n", (), os.EX_DATAERR, "p:1: nothing here begins with mail.smtp or mail.imap"),
+        (b"\0" * (1 << 20 | 1), (), os.EX_DATAERR, "p: has more than 1 MiB"),
+        (b"mail.smtp.user=caf\xe9\nmail.smtp.port=0\n", (), os.EX_DATAERR, "p:2: mail.smtp.port: "),
+        (b"mail.host=h\n", ("--direction", "in"), os.EX_OK, ""),
+        (
+            b"mail.smtp.host=h\n",
+            ("--set", "HOSTS=x"),
+            os.EX_USAGE,
+            "--set takes VARIABLE=VALUE, with one of P",
+        ),
+        (b"mail.smtp.host=h\n", ("--set", "HOST"), os.EX_USAGE, "--set takes VARIABLE=VALUE"),
+        (b"mail.smtp.host=h\n", ("--name", "a b"), os.EX_USAGE, "name"),
+        (None, (), os.EX_NOINPUT, "p: No such file"),
+    ],
+)
+def test_import_properties_says_what_is_wrong_and_where(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    content: bytes | None,
+    arguments: Sequence[str],
+    status: int,
+    said: str,
+) -> None:
+    """By line of the text, and nothing is printed that could be taken for a result."""
+    path = tmp_path / "p"
+    if content is not None:
+        path.write_bytes(content)
+    assert call("config", "import-properties", str(path), *arguments) == status
+    out, err = capsys.readouterr()
+    assert said in err.replace(f"{tmp_path}/", "")
+    assert bool(out) is (status == os.EX_OK)

@@ -69,8 +69,10 @@ def test_reload(site: Site, daemon: StartDaemon, postfix: Postfix) -> None:
         if number % 50 == 25:
             site.probe = f"{number}s"
             running.configure(site.text)
-            assert lines(running, "reload") == [{"changed": ["retry.probe"]}]
-            assert lines(running, "reload") == [{"changed": []}]
+            (answer,) = lines(running, "reload")
+            assert answer["changed"] == ["retry.probe"]
+            assert (answer["changes"][0]["kind"], answer["changes"][0]["new"]) == ("changed", f'"{number}s"')
+            assert lines(running, "reload") == [{"changed": [], "changes": []}]
     running.wait_for_events("message.sent", 200)
     assert postfix.accepted() == message_ids(range(200))
     pid = running.pid

@@ -104,6 +104,10 @@ class Daemon:
                 raise
         return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
 
+    def begin(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start another command to talk with, through pipes; errors come along with the output."""
+        return self._popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
     def _popen(self, arguments: Sequence[str], **streams: Any) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "mailrelayd", "--config", str(self.configuration), *arguments]
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, **streams}

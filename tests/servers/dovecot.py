@@ -14,6 +14,7 @@ from tests.servers.process import end, free_port, wait_until
 
 PROGRAM = "dovecot"
 MECHANISMS = ("PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-256")
+TOKEN_MECHANISMS = ("XOAUTH2", "OAUTHBEARER")
 USERS = {"relay": "correct horse", "other": "battery staple", "umlaut": "pässwörd"}
 
 # Nothing is jailed: an ordinary user cannot jail its helpers, and root's need no jail here.
@@ -26,8 +27,9 @@ listen = 127.0.0.1
 default_internal_user = {user}
 default_internal_group = {group}
 default_login_user = {login}
-auth_mechanisms = plain login cram-md5 scram-sha-256
+auth_mechanisms = {mechanisms}
 auth_failure_delay = 0
+auth_cache_size = 0
 service auth {{
   inet_listener sasl {{
     port = {port}
@@ -54,6 +56,30 @@ passdb {{
 }}
 """
 )
+PASSDB_2_3 = """\
+passdb {{
+  driver = oauth2
+  mechanisms = xoauth2 oauthbearer
+  args = {directory}/oauth2.conf
+}}
+"""
+# A token is good if whoever issued it says so each time (RFC 7662), and tells the user's name.
+INTROSPECTION_2_3 = """\
+introspection_mode = post
+introspection_url = {introspection_url}
+force_introspection = yes
+active_attribute = active
+active_value = true
+username_attribute = username
+"""
+INTROSPECTION_2_4 = """\
+oauth2_introspection_mode = post
+oauth2_introspection_url = {introspection_url}
+oauth2_force_introspection = yes
+oauth2_active_attribute = active
+oauth2_active_value = true
+oauth2_username_attribute = username
+"""
 # The versions name the dialect, must come first, and may be older than the program.
 VERSION_2_4 = (
     """\
@@ -73,8 +99,11 @@ passdb passwd-file {{
 class DovecotAuth:
     """Dovecot's auth service on a loopback port, with USERS as its users."""
 
-    def __init__(self, directory: Path) -> None:
-        """Write the configuration and the passwords into `directory`; nothing runs yet."""
+    def __init__(self, directory: Path, *, introspection_url: str = "") -> None:
+        """Write the configuration and the passwords into `directory`; nothing runs yet.
+
+        With `introspection_url` it also takes the tokens that are active there (RFC 7662).
+        """
         self.port = free_port()
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
@@ -85,10 +114,22 @@ class DovecotAuth:
         else:
             user = login = pwd.getpwuid(os.getuid()).pw_name
             group = grp.getgrgid(os.getgid()).gr_name
-        template = VERSION_2_4 if version() >= (2, 4) else VERSION_2_3
-        (directory / "dovecot.conf").write_text(
-            template.format(directory=directory, port=self.port, user=user, group=group, login=login)
-        )
+        newer, asking = version() >= (2, 4), bool(introspection_url)
+        template = VERSION_2_4 if newer else VERSION_2_3
+        if asking:
+            template += INTROSPECTION_2_4 if newer else PASSDB_2_3
+        mechanisms = (*MECHANISMS, *(TOKEN_MECHANISMS if asking else ()))
+        values = {
+            "directory": directory,
+            "port": self.port,
+            "user": user,
+            "group": group,
+            "login": login,
+            "mechanisms": " ".join(mechanisms).lower(),
+            "introspection_url": introspection_url,
+        }
+        (directory / "dovecot.conf").write_text(template.format(**values))
+        (directory / "oauth2.conf").write_text(INTROSPECTION_2_3.format(**values))
 
     def start(self) -> None:
         """Return once the port answers."""

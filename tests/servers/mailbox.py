@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tests.servers.certificates import Certificates
 from tests.servers.daemon import ORDINARY_USER
-from tests.servers.dovecot import PROGRAM, version
+from tests.servers.dovecot import INTROSPECTION_2_3, INTROSPECTION_2_4, PROGRAM, version
 from tests.servers.process import end, free_port, greets, wait_until
 
 IMAP_PROGRAM = "/usr/lib/dovecot/imap"  # what dovecot-imapd adds to dovecot-core
@@ -38,6 +38,7 @@ default_internal_group = {group}
 default_login_user = {user}
 auth_mechanisms = plain login xoauth2 oauthbearer
 auth_failure_delay = 0
+auth_cache_size = 0
 auth_username_chars =
 mail_fsync = never
 first_valid_uid = 1
@@ -88,7 +89,8 @@ userdb {{
 }}
 """
 )
-OAUTH2_2_3 = """\
+# Whether a token is good: by its signature, see `token`, or by asking whoever issued it.
+LOCAL_2_3 = """\
 introspection_mode = local
 local_validation_key_dict = fs:posix:prefix={directory}/keys/
 username_attribute = sub
@@ -109,15 +111,6 @@ mail_path = {directory}/mail/%{{user}}
 passdb passwd-file {{
   passwd_file_path = {directory}/users/%{{user}}
 }}
-oauth2_introspection_mode = local
-oauth2_username_attribute = sub
-oauth2_local_validation {{
-  dict fs {{
-    fs posix {{
-      prefix = {directory}/keys/
-    }}
-  }}
-}}
 userdb static {{
   fields {{
     uid = {uid}
@@ -127,6 +120,17 @@ userdb static {{
 }}
 """
 )
+LOCAL_2_4 = """\
+oauth2_introspection_mode = local
+oauth2_username_attribute = sub
+oauth2_local_validation {{
+  dict fs {{
+    fs posix {{
+      prefix = {directory}/keys/
+    }}
+  }}
+}}
+"""
 
 
 @dataclass(frozen=True)
@@ -140,8 +144,11 @@ class User:
 class MailboxServer:
     """Dovecot on two loopback ports: `port` with STARTTLS, and nothing before it; `tls_port` with TLS at once."""
 
-    def __init__(self, directory: Path, certificates: Certificates) -> None:
-        """Write the configuration into `directory`, and make it the property of an ordinary user."""
+    def __init__(self, directory: Path, certificates: Certificates, *, introspection_url: str = "") -> None:
+        """Write the configuration into `directory`, and make it the property of an ordinary user.
+
+        Tokens are those of `token`, or those that are active by `introspection_url` (RFC 7662).
+        """
         self.port, self.tls_port = free_port(), free_port()
         self._directory = directory
         self._ca = certificates.ca
@@ -156,10 +163,15 @@ class MailboxServer:
             "uid": self._account.pw_uid,
             "group": grp.getgrgid(self._account.pw_gid).gr_name,
             "gid": self._account.pw_gid,
+            "introspection_url": introspection_url,
         }
-        template = VERSION_2_4 if version() >= (2, 4) else VERSION_2_3
-        (directory / "dovecot.conf").write_text(template.format(**values))
-        (directory / "oauth2.conf").write_text(OAUTH2_2_3.format(**values))
+        asking = bool(introspection_url)
+        if version() >= (2, 4):
+            main, tokens = VERSION_2_4 + (INTROSPECTION_2_4 if asking else LOCAL_2_4), ""
+        else:
+            main, tokens = VERSION_2_3, INTROSPECTION_2_3 if asking else LOCAL_2_3
+        (directory / "dovecot.conf").write_text(main.format(**values))
+        (directory / "oauth2.conf").write_text(tokens.format(**values))
         (directory / "users").mkdir()
         key = directory / "keys" / "default" / "HS256" / "default"
         key.parent.mkdir(parents=True)

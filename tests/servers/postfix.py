@@ -158,6 +158,11 @@ class Postfix:
             # Its children share the listening sockets, and are gone a moment after their master.
             wait_until(lambda: refuses(self.port) and refuses(self.tls_port), 30, self.log)
 
+    def restart(self) -> None:
+        """End every session; what has arrived, and the log, stay."""
+        self.stop()
+        self.start()
+
     @property
     def running(self) -> bool:
         """Whether the master process lives."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import tomllib
 from bisect import bisect_right
+from dataclasses import dataclass
 
 Path = tuple[str | int, ...]
 """Keys and, below arrays, positions: `("retry", "message", 2)`."""
@@ -31,15 +32,25 @@ class ScanError(ValueError):
     """The text is not TOML from here on."""
 
 
+@dataclass(slots=True)
+class Table:
+    """A [header] and the keys below it, up to `last`, the line on which the last of their values ends."""
+
+    path: Path
+    line: int
+    last: int
+
+
 class Lines:
     """Where things stand in one TOML text: `of[path]` is a line, counted from 1.
 
-    `twice` lists keys and tables that are written a second time: path, line, first line.
+    `twice` lists keys and tables that are written a second time: path, line, first line. `tables` lists the headers.
     """
 
     def __init__(self, text: str) -> None:
         self.of: dict[Path, int] = {}
         self.twice: list[tuple[Path, int, int]] = []
+        self.tables: list[Table] = []
         self._text = text.replace("\r\n", "\n")  # as tomllib does
         self._at = 0
         self._starts = [0, *(found.end() for found in re.finditer("\n", self._text))]
@@ -70,6 +81,8 @@ class Lines:
                 table = self._header("]", array=False)
             else:
                 self._pair(table)
+                if self.tables:
+                    self.tables[-1].last = self._line()
 
     def _header(self, end: str, *, array: bool) -> Path:
         line = self._line()
@@ -90,6 +103,7 @@ class Lines:
             self._once(path, line)
             if self.of.setdefault(path, line) != line and path not in self._arrays:
                 self.of[path] = line  # its own header rather than that of a table inside it
+        self.tables.append(Table(path, line, line))
         return path
 
     def _into(self, path: Path, line: int) -> Path:

@@ -13,14 +13,17 @@ import stat
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from mailrelayd.config import light, lines, wording
+from mailrelayd.config import light, lines, properties, wording
 from mailrelayd.config.answering import InboundAccount
+from mailrelayd.config.changes import changes
+from mailrelayd.config.claims import PROTOCOLS
 from mailrelayd.config.environment import PREFIX, key_of, typed
 from mailrelayd.config.relaying import OutboundAccount, usual_auth
 from mailrelayd.config.section import RulesError
@@ -77,12 +80,19 @@ class ConfigError(Exception):
         self.problems = problems
 
 
-def load(path: Path, environ: Mapping[str, str] = os.environ, *, check_files: bool = True) -> Loaded:
+def load(
+    path: Path,
+    environ: Mapping[str, str] = os.environ,
+    *,
+    check_files: bool = True,
+    instead: Mapping[Path, bytes] | None = None,
+) -> Loaded:
     """Read, merge and validate the configuration that begins at `path`; ConfigError says all that is wrong.
 
     `check_files`: also that the certificates of the enabled account exist and can be read. Secrets are not fetched.
+    `instead`: what files would hold, to judge a change before it is written.
     """
-    reading = _read(path, environ)
+    reading = _read(path, environ, instead or {})
     # A source that could not be read would make what it says look missing: its own fault comes first.
     settings = None if reading.unread else reading.validated()
     if settings is not None and check_files:
@@ -105,21 +115,30 @@ def state_directory(path: Path, environ: Mapping[str, str] = os.environ) -> Path
     return light.read(path, environ).state
 
 
-def _read(path: Path, environ: Mapping[str, str]) -> _Reading:
+def written(path: Path, instead: Mapping[Path, bytes] | None = None) -> tuple[dict[str, Any], dict[Path, bytes]]:
+    """What the files that begin at `path` say, merged and not judged, and their contents in the order of reading.
+
+    ConfigError where one cannot be read or is not TOML.
+    """
+    reading = _read(path, {}, instead or {})
+    if reading.problems:
+        raise ConfigError([text for _, text in sorted(reading.problems)])
+    return reading.data, reading.files
+
+
+def _read(path: Path, environ: Mapping[str, str], instead: Mapping[Path, bytes]) -> _Reading:
     """Everything that is written anywhere, merged and not yet judged."""
-    reading = _Reading()
+    reading = _Reading(environ, instead)
     reading.file(Path(path))
     for more in reading.listing(Path(path).parent / "conf.d"):
         reading.file(more)
-    reading.environment(environ)
+    reading.environment()
     return reading
 
 
 def diff(old: Settings, new: Settings) -> list[str]:
-    """The names of the keys whose values differ, sorted; never a value."""
-    before, after = flatten(old), flatten(new)
-    absent = object()
-    return sorted(key for key in before.keys() | after.keys() if before.get(key, absent) != after.get(key, absent))
+    """The names of the keys whose values differ, sorted, and of sections that come or go; never a value."""
+    return [change.key for change in changes(old, new)]
 
 
 def needs_restart(old: Settings, new: Settings) -> list[str]:
@@ -131,11 +150,13 @@ def needs_restart(old: Settings, new: Settings) -> list[str]:
 class _Reading:
     """What has been read so far: one merged tree, where each of its keys came from, and what was wrong."""
 
+    environ: Mapping[str, str]
+    instead: Mapping[Path, bytes]
     data: dict[str, Any] = field(default_factory=dict)
     origins: dict[Key, Origin] = field(default_factory=dict)
     inherited: dict[Key, Key] = field(default_factory=dict)  # key -> the key that says it for this one
     problems: set[tuple[Origin, str]] = field(default_factory=set)
-    files: list[Path] = field(default_factory=list)
+    files: dict[Path, bytes] = field(default_factory=dict)
     digest: Any = field(default_factory=hashlib.sha256)
     rank: int = 0
     unread: bool = False
@@ -158,7 +179,7 @@ class _Reading:
         content = self._content(path)
         if content is None:
             return
-        self.files.append(path)
+        self.files[path] = content
         self.digest.update(content)
         try:
             text = content.decode("utf-8-sig")  # Windows editors begin a file with a byte order mark
@@ -181,6 +202,8 @@ class _Reading:
         self._merge(self.data, data, (), scanned, path)
 
     def _content(self, path: Path) -> bytes | None:
+        if path in self.instead:
+            return self.instead[path]
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
         except FileNotFoundError:
@@ -238,17 +261,17 @@ class _Reading:
             for below in _paths(value, key):
                 self.origins[below] = Origin(self.rank, scanned.nearest(below) or 1, str(path))
 
-    def environment(self, environ: Mapping[str, str]) -> None:
+    def environment(self) -> None:
         """Take over what MAILRELAYD__SECTION__KEY variables say; names in any case."""
         self.rank += 1
         seen: dict[Key, str] = {}
-        for variable in sorted(variable for variable in environ if variable.upper().startswith(PREFIX)):
+        for variable in sorted(variable for variable in self.environ if variable.upper().startswith(PREFIX)):
             origin = Origin(self.rank, 0, variable, variable=True)
             try:
                 key = key_of(variable, self.data)
                 if seen.setdefault(key, variable) != variable:
                     raise ValueError(f"means the same as {seen[key]}: keep one")
-                value = typed(key, environ[variable])
+                value = typed(key, self.environ[variable])
             except ValueError as error:
                 self._problem(origin, "", str(error))
                 continue
@@ -275,6 +298,7 @@ class _Reading:
 
     def validated(self) -> Settings | None:
         """The settings; or None, and `problems`: what is wrong is set aside and the rest judged again."""
+        self._expand_properties()
         self._unknown(self.data, Settings, ())
         self._one_enabled()
         self._spread_defaults()
@@ -332,6 +356,26 @@ class _Reading:
             except (KeyError, IndexError, TypeError):
                 return None
         return value
+
+    def _expand_properties(self) -> None:
+        """Put what the accounts' `properties` mean in their place, with the property's line as its origin."""
+        for group in PROTOCOLS:
+            for account, section in self._tables(group):
+                if "properties" not in section:
+                    continue
+                at = (group, account)
+                host_name = os.uname().nodename
+                meanings, faults = properties.expand(section, group, self.environ, host_name, partial(self._rank, at))
+                for fault in faults:
+                    self._key_problem((*at, *fault.source), fault.text)
+                for meaning in meanings:
+                    self._set((*at, *meaning.key), meaning.value, self.origins[*at, *meaning.source])
+                del section["properties"]
+
+    def _rank(self, at: Key, path: tuple[str, ...]) -> int:
+        """Which source says what stands at `path` below `at`: the later one has the higher rank."""
+        origin = self._origin((*at, *path))
+        return origin.rank if origin else 0
 
     def _unknown(self, table: dict[str, Any], model: type[BaseModel], at: Key) -> None:
         """Tell every key the model does not know, and take it out."""
@@ -469,7 +513,7 @@ class _Reading:
         return None
 
     def _key_problem(self, key: Key, text: str) -> None:
-        origin = self._origin(key) or Origin(1, 1, str(self.files[0]))
+        origin = self._origin(key) or Origin(1, 1, str(next(iter(self.files))))
         if origin.variable:  # the variable itself, or the one that is missing beside it
             named = tuple(part for part in key if isinstance(part, str))
             variable = origin.source if named in self.origins else PREFIX + "__".join(named).upper()
