@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -761,6 +762,37 @@ async def test_a_file_that_vanishes_is_no_trouble(bench: Bench, monkeypatch: pyt
         (bench.top / name).write_bytes(MAIL)
     await bench.start()
     assert (bench.queued, bench.refused) == (["b.eml"], [])
+
+
+@pytest.mark.parametrize("kind", ["fifo", "link", "socket"])
+async def test_what_took_the_name_of_a_file_is_not_queued(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Swapped between the look and the rename: it is removed, as it holds nothing, and the next file is taken."""
+    look = Examiner.look
+
+    def swapped(examiner: Examiner, inlet: Inlet, name: str, *, renamed: bool) -> Any:
+        found = look(examiner, inlet, name, renamed=renamed)
+        if name == "a.eml" and isinstance(found, Ready):
+            path = bench.top / name
+            path.unlink()
+            if kind == "fifo":
+                os.mkfifo(path)
+            elif kind == "link":
+                path.symlink_to("/etc/passwd")
+            else:
+                os.mknod(path, stat.S_IFSOCK | 0o600)
+        return found
+
+    monkeypatch.setattr(Examiner, "look", swapped)
+    for name in ("a.eml", "b.eml"):
+        (bench.top / name).write_bytes(MAIL)
+    await bench.start()
+    assert bench.queued == ["b.eml"]
+    assert not (bench.top / "a.eml").exists()
+    kept = [path for path in (bench.top.parent / "queue").iterdir() if path.suffix == ".eml"]
+    assert len(kept) == 1
+    assert kept[0].is_file()
 
 
 async def test_a_file_that_cannot_be_claimed_is_tried_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,8 @@ from tests.faults.driver import Campaign, compose, waiting
 from tests.faults.journal import Death, Dropped, Evidence, Recorded, read_evidence
 from tests.faults.script import CELLS, Rule, cells
 from tests.faults.server import Recorder, Terms, context
-from tests.faults.verdict import Verdict, classify, compare, difference, status
+from tests.faults.soak import Sample, flatness
+from tests.faults.verdict import TORN, Verdict, classify, compare, difference, status
 
 MESSAGE = b"Subject: x\r\nX-Test-Id: t1\r\nMessage-ID: <1@t>\r\n\r\nbody\r\n..two\r\n"
 
@@ -380,3 +381,29 @@ def test_what_waits_is_told_from_what_is_being_written(tmp_path: Path) -> None:
 
 def test_composed_messages_are_the_same_for_the_same_seed() -> None:
     assert compose("t", ["a@t"], random.Random(1)).data == compose("t", ["a@t"], random.Random(1)).data
+
+
+def test_a_record_that_cannot_be_read_is_corruption() -> None:
+    dropped = [Dropped("t1", ("ok@t",), "To: ok@t\n", "b")]
+    verdict = compare(dropped, Evidence(), [], {}, {"t1": [TORN]}, connections=1, window=0.5)
+    assert (verdict.corrupt, verdict.queued, verdict.ok) == (1, 1, False)
+
+
+# The soak
+
+
+def samples(*, heap: float = 0.0, descriptors: float = 0.0) -> list[Sample]:
+    """Two hours of one process, growing by so many KiB and descriptors per hour, after caches have filled."""
+    hours = [minute / 60 for minute in range(120)]
+    return [
+        Sample(h * 3600, 1, int(40_000 + min(h, 0.2) * 50_000 + heap * h), 60_000, int(20 + descriptors * h), 4, 0)
+        for h in hours
+    ]
+
+
+def test_a_soak_tells_a_leak_from_a_cache_that_fills() -> None:
+    assert flatness(samples()).ok
+    assert not flatness(samples(heap=4000)).ok
+    assert not flatness(samples(descriptors=2)).ok
+    with pytest.raises(ValueError, match="more than one process"):
+        flatness([*samples(), Sample(7300, 2, 1, 1, 1, 1, 0)])

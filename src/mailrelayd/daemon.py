@@ -20,6 +20,7 @@ from mailrelayd import login, terms
 from mailrelayd.alerts.bell import Bell
 from mailrelayd.answers import Answers
 from mailrelayd.clock import Clock, SystemClock
+from mailrelayd.clockmemory import ClockMemory
 from mailrelayd.config import load as config
 from mailrelayd.config.changes import Change, changes
 from mailrelayd.config.settings import Settings
@@ -156,6 +157,8 @@ class Daemon:
         reports = Reports(self._watchdog)
         self.spool = Spool(settings.spool.directory, node=self.node, clock=clock, report=reports)
         self._trust = ClockTrust(clock.now, clock.monotonic)
+        self._clocks = ClockMemory(settings.state.directory)
+        self._clocks.begin(self._trust)
         self._paces = Paces(settings.guard.producer_rate)
         self.records = Records(settings.state.directory, reports)
         self._generation = self._generate(settings)
@@ -300,6 +303,9 @@ class Daemon:
         # Not at once: a machine without a battery-backed clock begins with a wrong date.
         sweep_at = self._clock.monotonic() + SWEEP_FIRST
         while not self._stop.is_set():
+            if self._trust.given():
+                with suppress(OSError):
+                    await asyncio.to_thread(self._clocks.keep, self._trust.offset)
             if self._clock.monotonic() >= sweep_at and self._trust.given():
                 sweep_at = self._clock.monotonic() + SWEEP_EVERY
                 with suppress(OSError):

@@ -36,8 +36,9 @@ from tests.servers.recording import Recording
 
 _ROOT = Path(__file__).parents[2]
 _APPROVERS = 5  # of one request
-_SECRET = "a secret of the witness, more than thirty-two bytes long"
+SECRET = "a secret of the witness, more than thirty-two bytes long"
 _KILLED = -9
+SIZES = (0, 0, 0, 0, 40_000, 700_000)  # octets of attachments
 DAEMON = ("-m", "mailrelayd")
 
 _CONFIG = """\
@@ -136,8 +137,8 @@ class Campaign:
             copies = self._ask(daemon, smtp)
             met = self.directory / "state" / "inbound" / "answers.json"
             wait_until(met.exists, 20, daemon.log)  # what lies there at first contact would not be read
-            others = _others(copies[0][1], chance)
-            replies = [_reply(request, copy, chance) for request, copy in copies]
+            others = others_mail(copies[0][1], chance)
+            replies = [compose_reply(request, copy, chance, chance.choice(SIZES)) for request, copy in copies]
             crashes = self._storm(daemon, mailbox, user, replies, others, chance)
             sinks.heal()
             stuck = int(daemon.stop(30) == _KILLED and not self.inject)
@@ -161,7 +162,7 @@ class Campaign:
             imap=imap,
             user=user,
             ca=ca,
-            secret=_SECRET,
+            secret=SECRET,
             more=self.more,
         )
         return text + "".join(_SINK.format(name=name, way=ways[name], producer=producer) for name in sinks.names)
@@ -170,15 +171,7 @@ class Campaign:
         """Have requests sent; (request id, the copy as it arrived) of every approver."""
         pickup = self.directory / "spool" / "pickup"
         for number in range(-(-self.replies // _APPROVERS)):
-            approvers = [f"a{turn}.{number}@dest.test" for turn in range(_APPROVERS)]
-            text = (
-                f"From: ERP <erp@dest.test>\nTo: {', '.join(approvers)}\nSubject: Order PO-{number}\n"
-                f"X-Approval-Request: PO-{number}\nContent-Type: text/plain; charset=utf-8\n\n"
-                "Please answer with Approved or Rejected.\n\nOne boat, three oars.\n"
-            )
-            hidden = pickup / f".{number}"
-            hidden.write_text(text)
-            hidden.rename(pickup / f"{number}.eml")
+            request(pickup, number, [f"a{turn}.{number}@dest.test" for turn in range(_APPROVERS)])
         wanted = -(-self.replies // _APPROVERS) * _APPROVERS
         journal = smtp.directory / "journal.jsonl"
 
@@ -187,12 +180,7 @@ class Campaign:
             return arrived >= wanted or not daemon.running
 
         wait_until(over, 60, daemon.log)
-        arrived = [email.message_from_bytes(arrival.data) for arrival in smtp.arrivals()]
-        copies = []
-        for copy, arrival in zip(arrived, smtp.arrivals(), strict=True):
-            copy["X-Copy-For"] = arrival.recipients[0]
-            copies.append((str(copy["Subject"]).removeprefix("Order "), copy))
-        return copies[: self.replies]
+        return [copy_for(arrival.recipients[0], arrival.data) for arrival in smtp.arrivals()][: self.replies]
 
     def _storm(
         self,
@@ -264,6 +252,25 @@ class Campaign:
             time.sleep(0.3)
 
 
+def request(pickup: Path, number: int, approvers: Sequence[str]) -> None:
+    """Drop a request, as PO-NUMBER."""
+    text = (
+        f"From: ERP <erp@dest.test>\nTo: {', '.join(approvers)}\nSubject: Order PO-{number}\n"
+        f"X-Approval-Request: PO-{number}\nContent-Type: text/plain; charset=utf-8\n\n"
+        "Please answer with Approved or Rejected.\n\nOne boat, three oars.\n"
+    )
+    hidden = pickup / f".{number}"
+    hidden.write_text(text)
+    hidden.rename(pickup / f"{number}.eml")
+
+
+def copy_for(approver: str, data: bytes) -> tuple[str, Message]:
+    """(request id, the copy that an approver got)."""
+    copy = email.message_from_bytes(data)
+    copy["X-Copy-For"] = approver
+    return str(copy["Subject"]).removeprefix("Order "), copy
+
+
 def _change(folder: Path, seconds: float) -> None:
     """Wait for the next decision in the archive."""
     before = len(list(folder.glob("*/*")))
@@ -272,8 +279,8 @@ def _change(folder: Path, seconds: float) -> None:
         time.sleep(0.001)
 
 
-def _reply(request_id: str, copy: Message, chance: random.Random) -> Reply:
-    """An answer to one copy, as the MX files it; some are large, some are not text alone."""
+def compose_reply(request_id: str, copy: Message, chance: random.Random, size: int = 0) -> Reply:
+    """An answer to one copy, as the MX files it; with `size` octets of an attachment."""
     approver = str(copy["X-Copy-For"])
     decision = chance.choice(["approved", "rejected"])
     comment = f"for reasons {chance.randbytes(8).hex()}"
@@ -287,7 +294,6 @@ def _reply(request_id: str, copy: Message, chance: random.Random) -> Reply:
         f"Message-ID: <{chance.randbytes(8).hex()}@dest.test>\r\nIn-Reply-To: {copy['Message-ID']}\r\n"
         "MIME-Version: 1.0\r\n"
     )
-    size = chance.choice([0, 0, 0, 0, 40_000, 700_000])
     if not size:
         return Reply(
             f"{header}Content-Type: text/plain; charset=utf-8\r\n\r\n{text}".encode(),
@@ -306,13 +312,13 @@ def _reply(request_id: str, copy: Message, chance: random.Random) -> Reply:
     return Reply((header + body).encode(), request_id, approver, decision, comment)
 
 
-def _others(copy: Message, chance: random.Random) -> list[Stored]:
+def others_mail(copy: Message, chance: random.Random, count: int = 12) -> list[Stored]:
     """Mail that must stay as it is: tokens of others, people's own, and what they have marked themselves."""
     found = re.search(r"\+([a-z2-7]{44})@", str(copy["Reply-To"]))
     assert found is not None
     foreign = found[1][:-12] + "".join(chance.choices("abcdefghijklmnopqrstuvwxyz234567", k=11)) + "a"
     mails = []
-    for number in range(12):
+    for number in range(count):
         to = f"approvals+{foreign}@dest.test" if number % 3 == 0 else "approvals@dest.test"
         flags = (r"\Deleted",) if number % 4 == 1 else (r"\Flagged",) if number % 4 == 2 else ()
         text = f"From: p{number}@dest.test\r\nTo: {to}\r\nSubject: lunch {number}?\r\n\r\nApproved\r\n"

@@ -478,7 +478,8 @@ class Session:
             self.unread.append((number, self.last))
         else:
             await self.misbehave(fault, accepted)
-        self.idle_fault = self.recorder.script.pick("idle", to=" ".join(recipients), test_id=test_id)
+        # It waits for a moment of quiet, through other messages if need be.
+        self.idle_fault = self.recorder.script.pick("idle", to=" ".join(recipients), test_id=test_id) or self.idle_fault
 
     def keep(self, number: int, message: bytes) -> None:
         path = self.recorder.directory / "raw" / f"{number}.eml"

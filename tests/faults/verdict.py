@@ -36,6 +36,9 @@ UNABLE = (69, 75)
 KILLED = (-9, 128 + 9)
 """How a process ends that was killed, seen directly or through a shell."""
 
+TORN = "torn"
+"""Stands for a record that cannot be read."""
+
 GROUP_GRACE = 0.1
 """Seconds a connection must live on for a proof `group` to count, see server.Session.prove."""
 
@@ -152,6 +155,10 @@ def compare(
             if recipient not in meant.recipients or times > 1:
                 verdict.foreign += 1
                 verdict.details.append(f"foreign: {message.test_id}: recipient {recipient} ({times} in one envelope)")
+    for test_id, records in [*failed.items(), *queued.items()]:
+        if TORN in records:
+            verdict.corrupt += 1
+            verdict.details.append(f"corrupt: the record beside {test_id} cannot be read")
     for original in dropped:
         for recipient in original.recipients:
             known = (
@@ -278,6 +285,8 @@ def _record(path: Path) -> Any:
         return json.loads(path.read_text())
     except FileNotFoundError:
         return None
+    except ValueError:
+        return TORN
 
 
 def _holds(files: dict[str, list[Any]], test_id: str, recipient: str) -> bool:

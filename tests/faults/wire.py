@@ -162,6 +162,8 @@ class Wire(asyncio.Protocol):
     def close(self, how: str) -> None:
         """End the connection in order."""
         self.closed_by_us = self.closed_by_us or how
+        if not self.transport.is_closing():
+            self.transport.resume_reading()  # inside TLS the other side has a part in the end
         self.transport.close()
 
     def reset(self, how: str) -> None:

@@ -110,6 +110,8 @@ class _Reader:
         text, more = self.text(part)
         if part.media == "text/html":
             rendered = render(text)
+            if "\0" in text:
+                self.uncertain.append("the HTML holds NUL, which is nothing to some and ends a name to others")
             if rendered.veiled:
                 self.uncertain.append("a style sheet hides text in a way that is not followed")
             return Body(rendered.lines, more or rendered.cut)

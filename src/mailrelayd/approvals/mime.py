@@ -29,6 +29,7 @@ _BARE = re.compile(r"[^\s;]*")
 _SPACE = re.compile(r"[\s;]*")
 _COMMENT = re.compile(r"\([^()]*\)")
 _ESCAPED = re.compile(r"\\(.)")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +176,8 @@ def _part(fields: list[tuple[str, bytes]], start: int, end: int, default: str, d
                 doubts.append(f"a part has two {name} fields")
                 continue
             wanted[name] = content[:MAX_FIELD].replace(b"\n", b" ").decode("latin-1")
+            if _CONTROL.search(wanted[name]):  # to some it is white space, to others a letter, or the end
+                doubts.append(f"a {name} field holds a control character")
     media, parameters = _parameters(wanted.get("content-type", ""), doubts)
     if media.count("/") != 1 or media.startswith("/") or media.endswith("/"):
         # RFC 2045 section 5.2; a type that cannot be read is not shown as text by everybody.
@@ -208,6 +211,8 @@ def _parameters(text: str, doubts: list[str]) -> tuple[str, dict[str, str]]:
             equals += 1
         if rest.startswith("=", equals):
             value, position = _value(rest, equals + 1)
+        else:  # "x boundary=y": to some that is one name
+            doubts.append("a part has a parameter without a value")
         key = name[0].lower()
         base, star, _ = key.partition("*")
         if star and "'" in value and not key.startswith(f"{base}*1"):

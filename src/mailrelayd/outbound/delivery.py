@@ -513,6 +513,19 @@ class ClockTrust:
         self._wall, self._monotonic = wall, monotonic
         self._watch = WallClockWatch(wall() - monotonic())
 
+    @property
+    def offset(self) -> float:
+        """By how much the wall clock was ahead of the other one when they were last looked at, in seconds."""
+        return self._watch.offset
+
+    def go_on_from(self, offset: float) -> None:
+        """This was the offset when the clocks could last be trusted: a jump since then counts as one from now on."""
+        self._watch = WallClockWatch(offset)
+
+    def doubt(self) -> None:
+        """Whether the clock was set meanwhile, nobody can know: it has to last like after a jump."""
+        self._watch = replace(self._watch, trusted_from=self._monotonic() + WallClockWatch.LASTING)
+
     def given(self) -> bool:
         """True where expiry may go by the wall clock now."""
         self._watch = self._watch.observe(self._wall(), self._monotonic())

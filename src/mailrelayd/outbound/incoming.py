@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import stat
 import threading
 from contextlib import suppress
 from dataclasses import replace
@@ -129,6 +131,7 @@ class Entrance:
             if message.key and (earlier := self.seen(message.key)):
                 raise DuplicateError(earlier)
             self._moves.into(self._queue, f"{queue_id}.eml", folder, name, entry)
+            self._check_regular(queue_id, name)
             # From here on it is ours, whatever the disk says.
             self._moves.claimed_from(folder)
             if message.key:
@@ -150,6 +153,17 @@ class Entrance:
             return None
         # The rename itself sets the ctime; anything else that differs was the producer.
         return stamp_of(there) if stamp_of(there)[:2] == stamp[:2] else stamp
+
+    def _check_regular(self, queue_id: str, name: str) -> None:
+        """Raises NotRegularError where the name was given to something else after it was looked at.
+
+        That is removed: a link, a FIFO or a socket holds nothing that could be lost, and here it would stay for ever.
+        A folder cannot be renamed by anybody but its owner.
+        """
+        figures = self._queue.stat(f"{queue_id}.eml")
+        if figures is not None and not stat.S_ISREG(figures.st_mode):
+            self._moves.delete(self._queue, [queue_id])
+            raise durable.NotRegularError(errno.EINVAL, "was replaced by what is no regular file", name)
 
     def refuse(
         self,

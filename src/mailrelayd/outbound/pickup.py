@@ -18,6 +18,7 @@ from mailrelayd.config.units import write_rate
 from mailrelayd.operate import events
 from mailrelayd.outbound.examine import Later, Refused, Rules, owner_name
 from mailrelayd.outbound.inlets import Contents, Inlet, contents, open_inlets, unread_folders
+from mailrelayd.outbound.leftovers import LOOK, Leftovers, leftovers
 from mailrelayd.outbound.pace import Paces
 from mailrelayd.outbound.spool import Spool
 from mailrelayd.outbound.taking import Duplicate, Failed, Result, Slowed, Taken, Taker, Trouble
@@ -29,6 +30,7 @@ WATCHED = Mask.MOVED_TO | Mask.CLOSE_WRITE | Mask.CREATE
 
 _Key = tuple[int, str]  # an inlet's descriptor and a name in it
 _STRAYS = ""  # stands for an inlet's files of names that are never taken
+_UNFINISHED = "tmp/"  # and this for those in its tmp/ that nobody finishes
 
 
 def _refused(trouble: Trouble) -> Refused:
@@ -57,6 +59,8 @@ class Pickup:
         self._told: dict[_Key, str] = {}  # what was said about a file that stays
         self._slowed: dict[_Key, int] = {}  # files that wait for [guard] producer_rate, and whose they are
         self._told_slow: set[int] = set()  # whose waiting was spoken of
+        self._leftovers: dict[int, Leftovers] = {}  # by inlet
+        self._leftovers_at = 0.0  # when they are looked for again, on clock.monotonic()
         self._unread_named = False
         self._overflowed = False
         self._full = False
@@ -158,6 +162,9 @@ class Pickup:
             if there.strays:
                 present.add((fd, _STRAYS))
                 self._name_strays(self._inlets[fd], there.strays)
+        for fd, left in self._leftovers.items():
+            present.add((fd, _UNFINISHED))
+            self._say((fd, _UNFINISHED), left.refused(), f"tmp/{left.name}")
         self._told = {key: told for key, told in self._told.items() if key in present}
         if not self._unread_named:
             await self._name_unread()
@@ -193,6 +200,10 @@ class Pickup:
             found[fd] = contents(inlet, self._clock.now())
             for name in found[fd].orphans:
                 aside[fd, name] = self._taker.put_aside(inlet, name)
+        if self._clock.monotonic() >= self._leftovers_at:
+            self._leftovers_at = self._clock.monotonic() + LOOK
+            tops = {fd: inlet for fd, inlet in self._inlets.items() if not inlet.maildir}
+            self._leftovers = {fd: left for fd, inlet in tops.items() if (left := leftovers(inlet, self._clock.now()))}
         return found, aside
 
     async def _take_hinted(self, stop: asyncio.Event, beat: Callable[[float], None]) -> None:
@@ -290,9 +301,9 @@ class Pickup:
                 hint="nothing is lost, files are taken at this rate; raise it if this is meant, or stop the producer",
             )
 
-    def _say(self, key: _Key, refused: Refused) -> None:
-        """Once per file and reason: the sweep meets it again every 30 s."""
+    def _say(self, key: _Key, refused: Refused, name: str = "") -> None:
+        """Once per file and reason: the sweep meets it again every 30 s. `name`: where the key is none."""
         if self._told.get(key) != refused.reason:
             self._told[key] = refused.reason
-            file = self._inlets[key[0]].shown(key[1])
+            file = self._inlets[key[0]].shown(name or key[1])
             events.pickup_refused(file=file, owner=refused.owner, reason=refused.reason, hint=refused.hint)

@@ -336,6 +336,8 @@ class Spool:
     async def defer(self, message: QueuedMessage, progress: Progress, at: float) -> None:
         """Remember what happened; due again at `at` (seconds since the epoch)."""
         entry = record.of(message, progress)
+        # Before the disk is waited for: meanwhile the wall clock may be set.
+        due = self._clock.monotonic() + min(at - self._clock.now(), LONGEST_WAIT)
 
         def write() -> None:
             self._moves.sync_claims()
@@ -343,8 +345,7 @@ class Spool:
 
         await self._settle("defer", write)
         self._leave(message.queue_id, gone=False)
-        wait = min(at - self._clock.now(), LONGEST_WAIT)
-        self._put(message.queue_id, self._clock.monotonic() + wait if wait > 0 else 0.0)
+        self._put(message.queue_id, due if due > self._clock.monotonic() else 0.0)
 
     async def fail(self, message: QueuedMessage, progress: Progress, reason: str) -> None:
         """Keep the message under failed/, with every recipient's reason."""

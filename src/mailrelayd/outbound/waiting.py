@@ -10,12 +10,18 @@ from mailrelayd.outbound.values import Progress
 HELD = float("inf")
 LONGEST_WAIT = 86400.0  # seconds; a wall clock that was set back must not park mail for longer
 FOREVER = 366 * 86400.0
+BACKWARDS = 60.0  # seconds; what was planned further ahead than this was planned by a clock that was wrong
 
 
 def when_due(progress: Progress, now: float, mono: float) -> float:
-    """When a message is due by its progress; 0: now."""
-    waits = [r.next_attempt for r in progress.recipients.values() if r.next_attempt]
-    wait = min(min(waits) - now, LONGEST_WAIT) if waits else 0.0
+    """When a message is due by its progress; 0: now.
+
+    A refusal from the future: the clock was ahead and has been set back. The next attempt, planned by the same
+    clock, would be as far away, so it is made now and plans anew.
+    """
+    tried = [r for r in progress.recipients.values() if r.next_attempt]
+    waits = [0.0 if r.at > now + BACKWARDS else r.next_attempt - now for r in tried]
+    wait = min(*waits, LONGEST_WAIT) if waits else 0.0
     wait = max(wait, min(progress.not_before - now, FOREVER))
     return mono + wait if wait > 0 else 0.0
 

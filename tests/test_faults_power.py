@@ -1,0 +1,123 @@
+"""The campaign of power cuts: a file system that forgets what nobody has synced. tests/faults/powercut.py is it."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.driver import World
+from tests.faults.powercut import ROOT, Disk, Machine
+from tests.faults.runs import FATES, FULL, SEED, Record, clean, run, seeded, tell
+from tests.faults.verdict import Verdict
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    """A running one; its disk is the spool."""
+    if os.getuid() != 0 or not Path("/dev/fuse").exists() or importlib.util.find_spec("mfusepy") is None:
+        pytest.skip("needs root, /dev/fuse, fuse3 and `pip install mfusepy`")
+    made = Machine(tmp_path / "spool", tmp_path / "image", SEED)
+    made.boot()
+    yield made
+    made.off()
+
+
+async def cut(machine: Machine, directory: Path, cuts: int, **options: Any) -> Verdict:
+    """A campaign in which the power fails so often."""
+
+    async def fail(world: World) -> None:
+        (daemon,) = world.daemons
+        for _ in range(cuts):
+            await daemon.ready(daemon.lives)
+            await asyncio.sleep(world.chance.uniform(0.05, 0.6))
+            await daemon.kill()
+            machine.off()
+            machine.boot()
+            await daemon.start()
+
+    size: dict[str, Any] = {"messages": 8 * cuts, "pace": 0.1, "recipients": 2, "addresses": FATES}
+    return await run(directory, nemesis=fail, **{**size, **options})
+
+
+@pytest.mark.timeout(600)
+async def test_a_power_cut_loses_nothing(tmp_path: Path, machine: Machine, record_property: Record) -> None:
+    """What was promised was synced before; what was sent and not yet synced as removed is sent again, and only that."""
+    verdict = clean(await cut(machine, tmp_path, 60 if FULL else 6))
+    tell(record_property, 7, verdict, cuts=machine.cuts)
+    assert verdict.kills == machine.cuts
+
+
+@pytest.mark.timeout(300)
+async def test_a_daemon_that_does_not_sync_is_seen(tmp_path: Path, machine: Machine) -> None:
+    """The same with the bug `no-fsync` loses mail, tears its records, or sends twice without an excuse."""
+    verdict = await cut(machine, tmp_path, 6, command=seeded("no-fsync"), deadline=5)
+    assert verdict.lost + verdict.dup_calm + verdict.corrupt > 0, verdict
+
+
+# The file system by itself
+
+
+def disk() -> tuple[Disk, int, int]:
+    """One folder in the root, with one synced file "old" in it: the disk, and both numbers."""
+    made = Disk()
+    folder, file = made.new(0o40755, 0, 0), made.new(0o100644, 0, 0)
+    made.change({(ROOT, "folder"): folder.number})
+    made.change({(folder.number, "old"): file.number})
+    file.data[:] = b"synced"
+    made.sync_file(file.number)
+    made.sync_folder(folder.number)
+    made.sync_folder(ROOT)
+    return made, folder.number, file.number
+
+
+class Harsh(random.Random):
+    """Chance that keeps nothing it need not."""
+
+    def randint(self, a: int, b: int) -> int:
+        return a
+
+    def choice(self, options: Any) -> Any:
+        return options[0]
+
+
+def test_what_was_synced_is_there_after_a_cut() -> None:
+    """Content and name each need their own fsync."""
+    made, folder, old = disk()
+    new = made.new(0o100644, 0, 0)
+    made.change({(folder, "new"): new.number})
+    new.data[:] = b"not synced"
+    made.nodes[old].data[:] = b"changed"
+    made.sync_folder(folder)
+    made.cut(Harsh())
+    assert made.nodes[folder].names == {"old": old, "new": new.number}
+    assert (bytes(made.nodes[old].data), bytes(new.data)) == (b"synced", b"")
+
+
+def test_a_name_that_was_not_synced_may_be_gone_and_never_half() -> None:
+    """A rename takes both folders along; what was not synced did not happen, unless chance wants it."""
+    made, folder, old = disk()
+    made.change({(folder, "old"): None, (ROOT, "moved"): old})
+    made.cut(Harsh())
+    assert made.nodes[folder].names == {"old": old}
+    made.change({(folder, "old"): None, (ROOT, "moved"): old})
+    made.sync_folder(ROOT)
+    made.cut(Harsh())
+    assert (made.nodes[folder].names, made.nodes[ROOT].names) == ({}, {"folder": folder, "moved": old})
+
+
+def test_a_synced_name_brings_along_what_it_builds_upon() -> None:
+    """tmp -> final, then final -> elsewhere: syncing the last folder makes the whole way durable, and no other."""
+    made, folder, old = disk()
+    made.change({(folder, "old"): None, (folder, "final"): old})
+    made.change({(folder, "other"): made.new(0o100644, 0, 0).number})
+    made.change({(folder, "final"): None, (ROOT, "elsewhere"): old})
+    made.sync_folder(ROOT)
+    made.cut(Harsh())
+    assert (made.nodes[folder].names, made.nodes[ROOT].names) == ({}, {"folder": folder, "elsewhere": old})

@@ -1,0 +1,43 @@
+"""The campaign of SMTP cells: every stage of the conversation fails in every way, and everything arrives afterwards.
+
+    MAILRELAYD_TEST_CAMPAIGN=full make test ARGS="-k faults_smtp -s"
+
+runs all cells. Else it is a share of them, another one with another MAILRELAYD_TEST_SEED.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.faults.script import CELLS, Rule
+from tests.faults.smtp_cells import BAD, Campaign, Cell, cells
+
+FULL = os.environ.get("MAILRELAYD_TEST_CAMPAIGN") == "full"
+SEED = int(os.environ.get("MAILRELAYD_TEST_SEED", "1"))
+SHARE = 9  # one in so many
+
+
+@pytest.mark.timeout(900)
+async def test_whatever_a_server_does_every_message_arrives(tmp_path: Path) -> None:
+    """Once, or again where nobody could know better; nothing goes in clear, nothing hangs, no memory is eaten up."""
+    campaign = Campaign(tmp_path, cells() if FULL else cells()[SEED % SHARE :: SHARE], 6, SEED)
+    report = await campaign.run()
+    print(f"\nseed {SEED}\n{report}")
+    assert campaign.ok, report
+
+
+def test_every_cell_has_a_name_and_makes_sense() -> None:
+    """What is written is what is read; every fault of every stage is among them, and every bad certificate."""
+    every = cells()
+    assert [Cell.parse(str(cell)) for cell in every] == every
+    assert len(set(every)) == len(every)
+    assert {(cell.stage, cell.fault) for cell in every} == {
+        (stage, fault) for stage, faults in CELLS.items() for fault in faults
+    } - {("body", "stray")}
+    assert {cell.certificate for cell in every if cell.fault == "badcert"} == set(BAD)
+    assert all(Rule(cell.stage, cell.fault).fault for cell in every)
+    with pytest.raises(ValueError, match="STAGE:FAULT"):
+        Cell.parse("dot")
