@@ -12,7 +12,7 @@ ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DELETE_ON_ERROR:
-.PHONY: demo test faults lint servers lock clean
+.PHONY: demo test faults bench lint servers lock clean
 
 demo: $(INSTALLED)  ## the whole loop on embedded servers
 	@$(BIN)/mailrelayd demo $(ARGS)
@@ -20,8 +20,12 @@ demo: $(INSTALLED)  ## the whole loop on embedded servers
 test: lint servers  ## everything; as root it also installs and uses real servers
 	$(BIN)/python -m pytest $(ARGS)
 
-faults: $(INSTALLED)  ## every campaign at full size, and a table: half an hour; ARGS="--row 7 --seed 2" for a part
+faults: $(INSTALLED)  ## every campaign at full size, and a table: about an hour; ARGS="--row 7 --seed 2" for a part
 	$(BIN)/python -m tests.faults $(ARGS)
+
+bench: $(INSTALLED) servers  ## beside its peers, as root; ARGS="--scale full" on a quiet machine: some hours
+	@sh bench/install.sh $(VENV)/bench-peers
+	$(BIN)/python -m bench $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from mailrelayd.alerts import bell, letter
+from mailrelayd.alerts import bell, letter, remembered
 from mailrelayd.alerts.bell import Bell, Terms
 from mailrelayd.alerts.ping import ping
-from mailrelayd.alerts.tally import EVERY, EXAMPLES, GATHERING, KINDS, LASTING, Tally
+from mailrelayd.alerts.tally import EVERY, EXAMPLES, GATHERING, KINDS, LASTING, LONGEST, OVER, Tally
 from mailrelayd.operate import approval_events, events, log
 from mailrelayd.outbound.values import Envelope, Response, Stage
 from tests.manual_clock import ManualClock
@@ -45,12 +45,12 @@ class Queue:
 class World:
     """A bell on a clock that only moves by hand."""
 
-    def __init__(self, **terms: Any) -> None:
+    def __init__(self, state: Path = Path("/nonexistent"), **terms: Any) -> None:
         self.clock = ManualClock()
         self.queue = Queue()
         self.wrong = ""
         made = Terms(**{"node": "relay1", "to": "ops@example.com", "from_address": "relay@example.com", **terms})
-        self.bell = Bell(self.clock, self.queue.add, self.queue.rule_of, lambda: self.wrong, made)
+        self.bell = Bell(self.clock, self.queue.add, self.queue.rule_of, lambda: self.wrong, made, state)
 
     async def after(self, seconds: float) -> int:
         """Let time pass, look, and say how many digests there are by now."""
@@ -166,9 +166,9 @@ async def test_a_mailbox_that_stays_away_is_told_while_it_lasts_and_when_it_is_o
 
 async def test_an_account_that_is_no_longer_configured_is_forgotten() -> None:
     """Nobody would ever say that its outage is over."""
-    world = World(accounts=("smarthost",))
+    world = World(places=("smarthost",))
     down()
-    world.bell.set_terms(Terms("relay1", "ops@example.com", accounts=("other",)))
+    world.bell.set_terms(Terms("relay1", "ops@example.com", places=("other",)))
     refused()
     assert await world.after(LASTING) == 1
     assert world.subject.endswith(": 1 file not taken")
@@ -339,3 +339,54 @@ def test_the_daemon_tells_what_it_could_not_deliver(tmp_path: Path) -> None:
     assert b"1 delivery given up" in digest
     assert b"to=<reject@example.com>" in digest
     assert b"reject-ops" not in digest.partition(b"\r\n\r\n")[2]
+
+
+async def test_a_daemon_that_is_started_anew_remembers_what_it_told(tmp_path: Path) -> None:
+    """At most one digest in an hour, and each warning of a secret once, however often it starts."""
+    first = World(tmp_path)
+    day = date.fromordinal(datetime.fromtimestamp(first.clock.now(), UTC).date().toordinal() + 5)
+    first.bell.set_terms(Terms("relay1", "ops@example.com", expiring=(("smarthost", day),)))
+    await first.after(0)
+    assert await first.after(GATHERING) == 1
+    second = World(tmp_path)
+    second.bell.set_terms(Terms("relay1", "ops@example.com", expiring=(("smarthost", day),)))
+    assert await second.after(GATHERING) == 0
+    refused()
+    assert await second.after(GATHERING) == 0
+    assert await second.after(EVERY) == 1
+    assert second.subject.endswith(": 1 file not taken")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"version": 2, "at": 9e99, "secrets": []}', "[" * 9999, "\0"])
+def test_a_damaged_memory_is_none(tmp_path: Path, content: str) -> None:
+    """One mail too many does no harm; a daemon that does not start would."""
+    (tmp_path / remembered.NAME).write_text(content)
+    assert remembered.read(tmp_path) == remembered.Told()
+
+
+async def test_a_mailbox_that_a_reload_brought_back_is_not_told_as_down() -> None:
+    """The new loop knows of no outage, and says so at a severity that nobody else listens to."""
+    world = World()
+    approval_events.mailbox_down(account="answers", stage="login", response="no", attempt=1, next_attempt=NOW)
+    approval_events.mailbox_up(account="answers", folder="INBOX", outage=None)
+    assert await world.after(2 * LASTING) == 0
+
+
+async def test_a_system_log_that_is_no_longer_wanted_is_forgotten() -> None:
+    """Nobody will say that it can be written to again."""
+    world = World(places=("/dev/log",))
+    events.syslog_trouble("/dev/log", "no such file", 0)
+    world.bell.set_terms(Terms("relay1", "ops@example.com"))
+    assert await world.after(2 * LASTING) == 0
+
+
+def test_outages_that_nobody_is_told_of_are_not_kept_for_ever() -> None:
+    """A year of flapping is a page."""
+    tally = Tally()
+    for number in range(1000):
+        at = number * 2 * LASTING
+        tally.note("warning", "route.down", {"account": "a"}, "x" * 100_000, now=at, ticks=at)
+        tally.note("notice", "route.up", {"account": "a"}, "", now=at, ticks=at + LASTING)
+    outages = tally.take(0.0).outages
+    assert len(outages) == OVER
+    assert len(outages[0].line) == LONGEST

@@ -386,7 +386,7 @@ def test_who_gives_up_leaves_nothing_behind(
     process.send_signal(signal.SIGINT)
     status, out = rest(process)
     assert status == 75, out
-    assert "given up: nothing was changed" in out
+    assert "error: given up\n" in out
     assert not (state_dir / "oauth" / f"{OUT}.json").exists()
 
 
@@ -423,7 +423,7 @@ def test_status_of_what_cannot_be_read(token_server: Any, state_dir: Path, tmp_p
     text = microsoft(token_server, state_dir)
     (state_dir / "oauth").mkdir()
     (state_dir / "oauth" / f"{OUT}.json").write_text("{")
-    assert authorize(tmp_path, text, "--status") == 77
+    assert authorize(tmp_path, text, "--status") == 65
     out, err = capsys.readouterr()
     assert out.startswith("outbound.smarthost: microsoft, client-credentials\n")
     assert f"{OUT}.json" in err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -129,3 +130,11 @@ def test_a_line_of_the_log_says_error_cause_and_cure_in_one_sentence() -> None:
     own = 'server offers no STARTTLS; set security = "tls" if it has a port for TLS (465), or mend the server'
     assert behind(own, explain("smtp", "starttls", "", own, account="outbound.smarthost")) == own
     assert behind("what?", None) == "what?"
+
+
+def test_what_a_server_says_at_great_length_takes_no_time() -> None:
+    """Whoever writes an answer must not be able to stop the program that looks for its cause."""
+    begun = time.process_time()
+    for text in ("iat ", "220 SMTP", "exp nbf clock ", "cannot be resolved: "):
+        explain("oauth", "token", "", text * 20_000, provider="google", account="outbound.smarthost")
+    assert time.process_time() - begun < 2

@@ -66,3 +66,13 @@ def test_a_command_that_fetches_tokens_is_not_shown(tmp_path: Path) -> None:
     text = '[outbound.x]\nhost = "h"\nuser = "u"\n[outbound.x.oauth]\ntoken_command = ["/bin/x", "{}"]\n'
     (change,) = changes(settings(tmp_path, text.format("hunter2")), settings(tmp_path, text.format("hunter3")))
     assert str(change) == "changed outbound.x.oauth.token_command"
+
+
+def test_an_address_that_is_a_secret_of_a_kind_is_not_shown(tmp_path: Path) -> None:
+    """Whoever knows the ping's address can say that all is well."""
+    path = tmp_path / "mailrelayd.toml"
+    settings = []
+    for word in ("first", "second"):
+        path.write_text(f'[alerts]\nping_url = "https://hc.example.com/{word}"\n')
+        settings.append(load(path, {}).settings)
+    assert list(map(str, changes(*settings))) == ["changed alerts.ping_url"]

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,12 @@ from mailrelayd.__main__ import main
 from mailrelayd.cli import check, config
 
 ACCOUNT = '[outbound.smarthost]\nhost = "smtp.example.com"\n'
+TOKENS = ACCOUNT + 'user = "u"\noauth.tenant_id = "t"\noauth.client_id = "c"\n'
+SINK = (
+    '[[decisions]]\nname = "a"\nmatch = "*"\nproducers = ["a"]\napprovers = ["@b.c"]\nwebhook = "https://a.example/"\n'
+)
+LITERAL = "hunter2swordfish"
+WEBHOOK = "whsec_aHVudGVyMnN3b3JkZmlzaGh1bnRlcjI="  # hunter2swordfishhunter2
 
 
 @pytest.fixture(autouse=True)
@@ -148,18 +155,47 @@ def test_check_warns_of_what_was_perhaps_not_meant(
 
 
 @pytest.mark.parametrize(
-    ("mode", "cure"), [(0o644, "which every user may read: chmod 640 "), (0o640, 'write "file:PATH"')]
+    ("mode", "cure"),
+    [
+        (0o644, "which every user may read: chgrp it to the daemon's group and chmod 640 "),
+        (0o640, 'write "file:PATH"'),
+    ],
 )
-def test_check_warns_of_a_password_in_the_file_itself(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], mode: int, cure: str
+@pytest.mark.parametrize(
+    ("key", "lines"),
+    [
+        ("outbound.smarthost.password", f'{ACCOUNT}user = "u"\npassword = "{LITERAL}"\n'),
+        ("outbound.smarthost.oauth.client_secret", f'{TOKENS}oauth.client_secret = "{LITERAL}"\n'),
+        ("inbound.in.password", f'{ACCOUNT}[inbound.in]\nhost = "a"\nuser = "u"\npassword = "{LITERAL}"\n'),
+        ("decisions[1].secret", f'{SINK}secret = "{WEBHOOK}"\n'),
+    ],
+)
+def test_check_warns_of_a_secret_in_the_file_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], mode: int, cure: str, key: str, lines: str
 ) -> None:
-    """Above all where everybody may read the file; the password is not in the warning."""
-    path = written(tmp_path, f'{ACCOUNT}user = "u"\npassword = "hunter2swordfish"\n')
+    """Above all where everybody may read the file; the secret is not in the warning, and it is told once."""
+    path = written(tmp_path, lines)
     Path(path).chmod(mode)
-    assert call("check", "--config", path) == os.EX_OK
+    call("check", "--config", path)
     out, err = capsys.readouterr()
-    assert cure in err
-    assert "hunter2swordfish" not in out + err
+    (warning,) = [line for line in err.splitlines() if "the secret itself" in line]
+    assert warning.startswith(f"warning: {key}: ")
+    assert cure in warning
+    assert LITERAL not in out + err
+    assert WEBHOOK not in out + err
+
+
+@pytest.mark.parametrize(("days", "said"), [(31, ""), (30, "in 30 days"), (0, "today"), (-2, "has expired")])
+def test_check_warns_of_a_client_secret_that_expires(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], days: int, said: str
+) -> None:
+    """As the daemon does, for whoever looks before it says so; once, also where a mailbox inherits it."""
+    day = datetime.now(UTC).date() + timedelta(days=days)
+    secret = f'oauth.client_secret = "env:NONE"\noauth.client_secret_expires = {day}\n'
+    call("check", "--config", written(tmp_path, f'{TOKENS}{secret}[inbound.in]\nhost = "a"\n'))
+    told = [line for line in capsys.readouterr().err.splitlines() if "client_secret_expires" in line]
+    assert len(told) == bool(said)
+    assert all(line.startswith("warning: outbound.smarthost.oauth.") and said in line for line in told)
 
 
 def test_check_says_that_files_wait_without_an_account(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -321,7 +357,7 @@ def test_import_properties_prints_an_account_that_loads(tmp_path: Path, capsys: 
             "--set takes VARIABLE=VALUE, with one of P",
         ),
         (b"mail.smtp.host=h\n", ("--set", "HOST"), os.EX_USAGE, "--set takes VARIABLE=VALUE"),
-        (b"mail.smtp.host=h\n", ("--name", "a b"), os.EX_USAGE, "name"),
+        (b"mail.smtp.host=h\n", ("--name", "a b"), os.EX_USAGE, "--name 'a b' is no usable name"),
         (None, (), os.EX_NOINPUT, "p: No such file"),
     ],
 )

@@ -876,3 +876,18 @@ def test_an_approval_loop_that_cannot_work_is_told(tmp_path: Path, text: str, co
     assert len(found) == len(complaints), found
     for complaint in complaints:
         assert any(complaint in one for one in found), found
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("outbound." + ".".join(["a"] * 5000) + " = 1\n", "too deep to be read"),
+        ("[outbound.a]\n" + "".join(f"k{number} = 1\n" for number in range(10_001)), "has more than 10000 keys"),
+    ],
+)
+def test_what_is_no_configuration_is_told_at_once(tmp_path: Path, text: str, told: str) -> None:
+    """No depth ends the program, and no number of keys keeps it busy."""
+    path = tmp_path / "mailrelayd.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=told):
+        load(path, {})

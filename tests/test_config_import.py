@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import stat
 import subprocess
 import sys
@@ -413,3 +414,48 @@ def test_every_secret_key_is_masked(tmp_path: Path) -> None:
     assert {"password", "secret", "client_secret"} == importing.SECRETS
     assert "hunter2" not in importing.shown(("approvals", "secret"), ["hunter2"])
     assert importing.shown(("a", "token_command"), ["/bin/x", "hunter2"]) == '["/bin/x", "********"]'
+
+
+def test_a_protected_account_takes_nothing_new_from_others(
+    here: Path, there: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A mailbox that logs in as the outbound account would be another one: refused, with what to write."""
+    here.write_text(
+        '[outbound.a]\nhost = "h.example.com"\nuser = "u"\npassword = "file:/p"\n'
+        '[inbound.b]\nprotected = true\nhost = "i.example.com"\n'
+    )
+    there.write_text('[outbound.a]\nhost = "h.example.com"\nuser = "other"\npassword = "hunter2"\n')
+    before = here.read_bytes()
+    assert bring(here, there, "--yes") == os.EX_CONFIG
+    captured = capsys.readouterr()
+    assert "inbound.b: is protected, and takes what would change from elsewhere: write its own user, password" in (
+        captured.err
+    )
+    assert "hunter2" not in captured.out + captured.err
+    assert here.read_bytes() == before
+
+
+def test_a_program_that_a_property_names_is_pointed_out(
+    here: Path, there: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And its arguments are not shown, whatever the property is called."""
+    there.write_text(
+        '[outbound.smarthost]\nhost = "h.example.com"\npassword = "file:/p"\n'
+        '[outbound.smarthost.properties]\n"mail.smtp.user" = "command:/bin/evil s3cret"\n'
+    )
+    assert bring(here, there, "--dry-run") == os.EX_OK
+    shown = capsys.readouterr().out
+    assert "names a program that the daemon would run" in shown
+    assert "s3cret" not in shown
+
+
+def test_an_access_list_stays(here: Path, there: Path) -> None:
+    """What the mode shows as the group's rights is its mask: without the list the group would gain them."""
+    if shutil.which("setfacl") is None:
+        pytest.skip("apt-get install acl")
+    if subprocess.run(["setfacl", "-m", "u:1:rw", str(here)], check=False, capture_output=True).returncode:
+        pytest.skip("this file system knows no access lists")
+    listed = os.getxattr(here, importing.ACL)
+    assert bring(here, there, "--yes") == os.EX_OK
+    assert os.getxattr(here, importing.ACL) == listed
+    assert os.getxattr(f"{here}.bak", importing.ACL) == listed

@@ -188,3 +188,26 @@ def test_only_this_machine_is_asked_without_tls(tmp_path: Path) -> None:
     assert account is not None
     assert account.oauth is not None
     assert account.oauth.token_url == "http://127.0.0.1:8080/token"
+
+
+def test_a_proof_does_not_go_to_a_place_that_the_mailbox_names(tmp_path: Path) -> None:
+    """The smarthost's secret is for its own provider only; the same place may be written again."""
+    for key in ("authority", "token_url"):
+        own = f'[inbound.answers.oauth]\n{key} = "https://other.example.com"\n'
+        (problem,) = problems(tmp_path, SENDER + MICROSOFT + READER + own)
+        assert "inbound.answers.oauth.client_secret: is missing" in problem
+    _, oauth = of(loaded(tmp_path, SENDER + MICROSOFT + READER + '[inbound.answers.oauth]\nprovider = "microsoft"\n'))
+    assert oauth.client_secret.reveal() == "hidden-words"
+
+
+def test_an_empty_password_says_nothing_about_the_login(tmp_path: Path) -> None:
+    """As the commented sample shows it, where the smarthost logs in with a token."""
+    mailbox, _ = of(loaded(tmp_path, SENDER + MICROSOFT + READER + 'password = ""\n'))
+    assert mailbox.auth == "oauth2"
+
+
+def test_what_both_lack_is_told_once(tmp_path: Path) -> None:
+    """A mailbox without a word about its login has no fault of its own."""
+    found = problems(tmp_path, '[outbound.s]\nhost = "h.example.com"\nauth = "oauth2"\nuser = ""\n' + READER)
+    assert len(found) == 2
+    assert all("outbound.s." in one for one in found)

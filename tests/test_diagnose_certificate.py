@@ -13,8 +13,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mailrelayd.diagnose import trust
 from mailrelayd.diagnose.certificate import Certificate, parsed
+from mailrelayd.diagnose.facts import Door
 from mailrelayd.diagnose.speech import NAMES, recognised
+from mailrelayd.diagnose.steps import Outcome
 from tests.servers.certificates import Certificates
 
 
@@ -124,3 +127,15 @@ def test_protocols_are_recognised(heard: bytes, protocol: str) -> None:
     """By the first bytes their servers say."""
     assert recognised(heard) == protocol
     assert protocol in NAMES
+
+
+def test_what_cannot_be_read_is_said() -> None:
+    """A pinned certificate may be of any kind; each verdict can do without what stands in it."""
+    door = Door("outbound.x", "smtp", "tls", "mx.example.com", 465, "mx.example.com", "me", 1.0, 1.0)
+    pinned = trust.trusted(door, [], 0.0, how="it is the pinned one")
+    assert (pinned.outcome, pinned.command) == (Outcome.WARNING, door.openssl)
+    assert trust.not_pinned(door, [], 0.0).outcome is Outcome.FAILED
+    assert trust.unverified(door, [], 0.0).outcome is Outcome.WARNING
+    assert (
+        trust.distrusted(door, 10, "certificate has expired", [], 0.0).cause == "The server's certificate has expired."
+    )

@@ -13,7 +13,7 @@ import pytest
 
 from mailrelayd.clock import SystemClock
 from mailrelayd.config.settings import Settings
-from mailrelayd.diagnose import network
+from mailrelayd.diagnose import door, network
 from mailrelayd.diagnose.steps import UNAVAILABLE, Outcome, Step
 from mailrelayd.dial import resolve
 from tests.manual_clock import ManualClock
@@ -376,3 +376,55 @@ async def test_auto_takes_the_next_way(certificates: Certificates) -> None:
         ("starttls", 587),
         ("starttls", 25),
     ]
+
+
+async def test_a_greeting_in_pieces() -> None:
+    """It is one greeting, however slowly it comes."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for piece in (b"2", b"20 scr", b"ipted ESMTP\r\n"):
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0.05)
+        await reader.read()
+
+    async with talking(talk) as port:
+        steps = await examined(account(port, "none"))
+        over_tls = only_failure(await examined(account(port, "tls")))
+    assert (steps[-1].name, steps[-1].outcome) == ("port", Outcome.OK), steps
+    assert "220 scripted ESMTP" in steps[-1].text
+    assert (over_tls.setting, "220 scripted ESMTP" in over_tls.text) == ("outbound.x.security", True)
+
+
+async def test_a_line_without_end_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte at a time for ever, or all at once without a line end: what has come is shown."""
+    monkeypatch.setattr(door, "REST", 0.2)
+
+    async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while not writer.is_closing():
+            writer.write(b"2")
+            await writer.drain()
+            await asyncio.sleep(0.01)
+
+    async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"2" * 10_000_000)
+        await reader.read()
+
+    for talk in (drip, flood):
+        async with talking(talk) as port:
+            failed = only_failure(await examined(account(port, "none")))
+        assert (failed.name, failed.setting) == ("port", "outbound.x.port")
+        assert len(failed.text) < 200
+
+
+async def test_a_server_that_closes_behind_the_handshake(certificates: Certificates) -> None:
+    """TLS comes about, and nobody greets: the port is not said to be right."""
+
+    async def hang_up(conversation: Conversation) -> None:
+        await conversation.close()
+
+    script = Script(implicit=presenting(certificates.good), answers={"GREETING": [hang_up]})
+    async with serving(script) as server:
+        failed = only_failure(await examined(account(server.port, "tls", ca_file=str(certificates.ca))))
+    assert (failed.name, failed.setting) == ("port", "outbound.x.port")
+    assert "closes every connection" in failed.text

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import ssl
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,23 @@ import pytest
 
 from mailrelayd.clock import SystemClock
 from mailrelayd.config.settings import Settings
-from mailrelayd.diagnose import accounts, smtp
-from mailrelayd.diagnose.steps import CONFIGURATION, REFUSED, TEMPORARY, UNAVAILABLE, Outcome, Step, exit_status
+from mailrelayd.diagnose import accounts, mail, smtp, way
+from mailrelayd.diagnose.steps import (
+    CONFIGURATION,
+    REFUSED,
+    TEMPORARY,
+    UNAVAILABLE,
+    Outcome,
+    Step,
+    as_json,
+    exit_status,
+    lines,
+)
 from mailrelayd.oauth.tokens import Tokens
 from mailrelayd.outbound import smtp as client
 from mailrelayd.outbound.values import Stage
 from tests.accounts import Account
-from tests.scripted_smtp import Conversation, Fault, Script, Server, serving
+from tests.scripted_smtp import Conversation, Fault, Script, Server, hang_up, serving, silence
 from tests.servers.certificates import Certificates
 
 SENDER, RECIPIENT = "noreply@example.com", "ops@example.com"
@@ -52,7 +64,8 @@ async def examined(
         if thorough:
             steps = [step async for step in accounts.thorough(account, settings, tokens)]
         else:
-            steps = [step async for step in smtp.examine(account, settings, "me", tokens)]
+            examination = smtp.examine(account, settings, "me", tokens, smtp.rehearsal(account))
+            steps = [step async for step in examination]
         await asyncio.sleep(0.05)
     return steps, server
 
@@ -86,6 +99,25 @@ async def test_everything_up_to_rcpt(context: ssl.SSLContext, certificates: Cert
     assert verbs == ["EHLO", "STARTTLS", "EHLO", "AUTH", "MAIL", "RCPT", "RSET"]
     assert f"MAIL FROM:<{SENDER}>" in server.lines
     assert f"RCPT TO:<{RECIPIENT}>" in server.lines
+
+
+async def test_a_mail_goes_by_the_login_that_was_looked_at(
+    context: ssl.SSLContext, certificates: Certificates, tmp_path: Path
+) -> None:
+    """One connection, one login; sender and recipient are told as in the rehearsal."""
+    async with serving(Script(starttls=context)) as server:
+        settings = settings_for(server, certificates, tmp_path)
+        assert settings.account is not None
+        conversation = mail.sending(settings.account, mail.Letter(b"Subject: t\r\n\r\n"), SENDER, RECIPIENT)
+        tokens = Tokens(settings, SystemClock())
+        steps = [step async for step in smtp.examine(settings.account, settings, "me", tokens, conversation)]
+        await asyncio.sleep(0.05)
+    assert [step.name for step in steps] == ["greeting", "capabilities", "login", "sender", "recipient", "send"]
+    assert {step.outcome for step in steps[2:]} == {Outcome.OK}
+    verbs = [line.partition(" ")[0] for line in server.lines]
+    assert [verb for verb in verbs if verb != "RSET"] == [
+        *("EHLO", "STARTTLS", "EHLO", "AUTH", "MAIL", "RCPT", "DATA", "QUIT")
+    ]
 
 
 async def test_without_addresses(context: ssl.SSLContext, certificates: Certificates, tmp_path: Path) -> None:
@@ -241,6 +273,102 @@ async def test_a_brief_look(context: ssl.SSLContext, certificates: Certificates,
     assert os.listdir(tmp_path) == []
 
 
+EVIL = b"\x1b[2J\x1b]0;title\x07\rfailed  outbound.x login: forged\x9b31m\xe2\x80\xae\x00 \xc2\x85"
+
+
+def _says(answer: bytes) -> Fault:
+    async def act(conversation: Conversation) -> None:
+        await conversation.say(answer + EVIL + b"\r\n")
+
+    return act
+
+
+@pytest.mark.parametrize(
+    ("answers", "name"),
+    [
+        ({"GREETING": [_says(b"220 ")]}, ""),
+        ({"GREETING": [_says(b"554 ")]}, "greeting"),
+        ({"EHLO": [_says(b"250-x\r\n250 AUTH PLAIN ")]}, ""),
+        ({"EHLO": [_says(b"550 ")]}, "capabilities"),
+        ({"MAIL": [_says(b"550 ")]}, "sender"),
+        ({"RCPT": [_says(b"250 ")]}, ""),
+        ({"RCPT": [_says(b"550 ")]}, "recipient"),
+    ],
+)
+async def test_nothing_of_the_server_reaches_the_terminal_as_it_is(
+    certificates: Certificates, tmp_path: Path, answers: dict[str, list[str | Fault]], name: str
+) -> None:
+    """Escape sequences and line ends in its words clear no screen and forge no line, in text and in the document."""
+    keys = {"security": "none", "auth": "none", "user": "", "password": "", "allow_plaintext": True, "tls": {}}
+    steps, _ = await examined(Script(answers=answers), certificates, tmp_path, thorough=True, **keys)
+    assert next((step.name for step in steps if step.outcome is Outcome.FAILED), "") == name, steps
+    printed = [line for step in steps for line in lines(step)]
+    assert any("forged" in line for line in printed)
+    assert all(line.isprintable() for line in printed)
+    assert not any(line.startswith("failed  outbound.x login") for line in printed)
+    assert json.dumps(as_json(steps), ensure_ascii=False, indent=None).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("verb", "name", "words"),
+    [
+        ("AUTH", "login", "broke off during the login"),
+        ("MAIL", "sender", "no answer came"),
+        ("RCPT", "recipient", "no answer came"),
+    ],
+)
+@pytest.mark.parametrize("fault", [silence, hang_up])
+async def test_silence_is_nobodys_fault_here(
+    context: ssl.SSLContext, certificates: Certificates, tmp_path: Path, verb: str, name: str, words: str, fault: Fault
+) -> None:
+    """A connection that is lost, or an answer that does not come, blames neither password nor address."""
+    script = Script(starttls=context, answers={verb: [fault]})
+    steps, server = await examined(script, certificates, tmp_path)
+    failed = steps[-1]
+    assert (failed.name, failed.status, failed.setting) == (name, TEMPORARY, ""), failed
+    assert words in failed.cause
+    assert sum(line.startswith("AUTH") for line in server.lines) == 1
+
+
+async def test_a_recipient_that_is_put_off_is_not_to_be_changed(
+    context: ssl.SSLContext, certificates: Certificates, tmp_path: Path
+) -> None:
+    """Greylisting is over by itself."""
+    script = Script(starttls=context, answers={"RCPT": ["450 4.7.1 greylisted"]})
+    steps, _ = await examined(script, certificates, tmp_path)
+    assert (steps[-1].name, steps[-1].setting) == ("recipient", "")
+    assert "as the daemon does by itself" in steps[-1].cure
+
+
+# How long it may take
+
+
+def test_nobody_is_kept_waiting_as_the_daemon_waits() -> None:
+    """Shorter times stay, longer ones are cut: a person waits for the outcome."""
+    written: Any = {"x": {"host": "localhost", "connect_timeout": "2s", "command_timeout": "5m"}}
+    account = Settings(outbound=written).account
+    assert account is not None
+    hurried = way.hurried(account)
+    assert (hurried.connect_timeout, hurried.command_timeout) == (2.0, 30.0)
+
+
+async def test_an_examination_ends_in_any_case() -> None:
+    """Also where every single answer comes in time; what was seen before stays."""
+    ended = False
+
+    async def slow() -> AsyncIterator[Step]:
+        nonlocal ended
+        try:
+            yield Step("outbound.x", "dns", Outcome.OK, "there")
+            await asyncio.Event().wait()
+        finally:
+            ended = True
+
+    steps = [step async for step in way.within(0.05, "outbound.x", slow())]
+    assert [(step.name, step.status) for step in steps] == [("dns", 0), ("time", UNAVAILABLE)]
+    assert ended
+
+
 # The rehearsal itself
 
 
@@ -256,10 +384,6 @@ async def _close(conversation: Conversation) -> None:
         ({"MAIL": ["550 no"]}, SENDER, RECIPIENT, (), [550, 250]),
         ({"RCPT": [_close]}, SENDER, RECIPIENT, (), [250, 0]),
         ({"MAIL": ["nonsense"]}, SENDER, RECIPIENT, (), [0]),
-        ({}, "a b@example.com", RECIPIENT, (), [0]),
-        ({}, SENDER, "a@example.com>\r\nDATA", (), [250, 0]),
-        ({}, "ä@example.com", RECIPIENT, (), [0]),
-        ({}, "\udcff@example.com", RECIPIENT, ("SMTPUTF8",), [0]),
         ({}, SENDER, "ä@example.com", ("SMTPUTF8",), [250, 250, 250]),
     ],
 )
@@ -278,10 +402,28 @@ async def test_rehearsal(
         assert not any(line.startswith(("DATA", "BDAT")) for line in server.lines)
         if codes[-1] == 250:
             assert heard[-1].stage is Stage.RSET
-        elif codes == [0] and not answers:
-            assert not any(line.startswith("MAIL") for line in server.lines)
-        if extensions and codes != [0]:
-            assert f"MAIL FROM:<{sender}> SMTPUTF8" in server.lines
+        if extensions:
+            assert f"MAIL FROM:<{sender}> SMTPUTF8" in server.lines or sender == SENDER
+
+
+@pytest.mark.parametrize(
+    ("sender", "recipient", "extensions"),
+    [
+        ("a b@example.com", RECIPIENT, ()),
+        (SENDER, "a@example.com>\r\nDATA", ()),
+        ("ä@example.com", RECIPIENT, ()),
+        ("\udcff@example.com", RECIPIENT, ("SMTPUTF8",)),
+    ],
+)
+async def test_what_cannot_be_said_is_not_rehearsed(sender: str, recipient: str, extensions: tuple[str, ...]) -> None:
+    """Before the server hears anything of it."""
+    async with serving(Script(extensions=extensions)) as server:
+        session = await client.connect(Account(server.port, command_timeout=1.0), hello="me")
+        with pytest.raises(ValueError, match=r"cannot be said|ASCII addresses only"):
+            await session.rehearse(sender, recipient)
+        session.abort()
+        await asyncio.sleep(0.05)
+        assert server.lines == ["EHLO me"]
 
 
 async def test_a_rehearsal_waits_for_a_while_only() -> None:

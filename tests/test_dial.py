@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +24,7 @@ def resolving(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
     async def found(host: str, port: int, **_: object) -> list[object]:
         return [(*KIND, (address, port)) for address in addresses]
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", found)
+    monkeypatch.setattr("mailrelayd.dial.lookup", found)
 
 
 async def test_every_address_of_a_name_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +78,7 @@ async def test_silence_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DialError, match="no answer in time") as error:
         await dial("127.0.0.1", 25, SHORT)
     assert error.value.resolved
-    monkeypatch.setattr(loop, "getaddrinfo", never)
+    monkeypatch.setattr("mailrelayd.dial.lookup", never)
     with pytest.raises(DialError, match=r"'mail\.example\.com' was not resolved within 0\.3 s") as error:
         await dial("mail.example.com", 25, SHORT)
     assert not error.value.resolved
@@ -109,3 +110,19 @@ async def test_a_cancelled_dial_leaves_no_socket(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(asyncio.CancelledError):
         await dialling
     assert tried[0].fileno() == -1
+
+
+def test_a_name_server_that_keeps_silent_stops_nobody_from_stopping(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The C library goes on asking; neither we nor the end of the loop wait for it."""
+    silent = threading.Event()
+
+    def ask(*_: object, **__: object) -> list[object]:
+        silent.wait(LONG * 4)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", ask)
+    began = time.monotonic()
+    with pytest.raises(DialError, match="was not resolved within"):
+        asyncio.run(dial("mail.example.com", 25, SHORT))
+    assert time.monotonic() - began < LONG
+    silent.set()

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -199,3 +205,56 @@ def test_check_warns_of_foreign_senders(
     more = f'rewrite_from = "{rewrite}"\n[pickup.erp]\nallowed_senders = ["@other.test", "@example.com"]\n'
     assert main(["--config", written(tmp_path, ACCOUNT + more), "check"]) == os.EX_OK
     assert ("pickup.erp.allowed_senders: other.test in From" in capsys.readouterr().err) == warned
+
+
+SILENT = """\
+[spool]
+directory = "{folder}/spool"
+[state]
+directory = "{folder}/state"
+[outbound.smarthost]
+host = "127.0.0.1"
+port = {port}
+security = "none"
+from_address = "a@example.com"
+test_to = "b@example.com"
+"""
+COMMANDS = (["doctor"], ["check", "--connect"], ["test", "--smtp"])
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_interrupted(command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ctrl-C ends it at once with one line; the document is whole, with what was seen so far."""
+    ours = os.getpid()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def interrupt() -> None:
+            with server.accept()[0]:
+                os.kill(ours, signal.SIGINT)
+
+        path = tmp_path / "silent.toml"
+        path.write_text(SILENT.format(folder=tmp_path, port=server.getsockname()[1]))
+        path.chmod(0o640)
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        status = main(["--config", str(path), *command, "--json"])
+        thread.join(10)
+    out, err = capsys.readouterr()
+    document = json.loads(out)
+    assert (status, document["ok"], document["status"]) == (130, False, 130)
+    assert [line for line in err.splitlines() if line.startswith("error")] == ["error: interrupted"]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("output", ["closed", "gone", "full"])
+def test_nobody_reads_it(command: list[str], output: str, tmp_path: Path, free_port: Callable[[], int]) -> None:
+    """Whatever becomes of the output, the examination goes on to its end, and the exit status is true."""
+    path = tmp_path / "candidate.toml"
+    path.write_text(SILENT.format(folder=tmp_path, port=free_port()))
+    path.chmod(0o640)
+    shells = {"closed": '"$@" >&-', "gone": '{ "$@"; echo $? >&2; } | :', "full": '"$@" >/dev/full; echo $? >&2'}
+    words = [sys.executable, "-m", "mailrelayd", "--config", str(path), *command]
+    done = subprocess.run(["/bin/sh", "-c", shells[output], "sh", *words], capture_output=True, check=False, timeout=60)
+    assert b"Traceback" not in done.stderr
+    status = done.returncode if output == "closed" else int(done.stderr.splitlines()[-1])
+    assert status == os.EX_UNAVAILABLE, done

@@ -112,6 +112,13 @@ def test_the_way_a_file_is_written_is_kept(text: str, edit: Edit, new: str) -> N
     assert edited(text, [edit]) == new
 
 
+def test_windows_line_ends_stay_whichever_way_a_text_is_changed() -> None:
+    """Also where the change is within a line."""
+    text = 'outbound.a = {host = "x"}\r\nlog.level = "info"\r\n'
+    result = edited(text, [Put(("outbound", "a", "host"), "y"), Put(("outbound", "b"), {"host": "z"})])
+    assert "\n" not in result.replace("\r\n", "")
+
+
 def test_what_cannot_be_done_is_refused() -> None:
     """A person must do it; the error names the key."""
     with pytest.raises(EditError, match=r"a\.b\.c"):

@@ -9,7 +9,6 @@ runs them at full size with another seed, and prints every verdict. tests/faults
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +18,9 @@ import pytest
 
 from tests.faults.driver import World, chaos
 from tests.faults.journal import read_deaths
+from tests.faults.powercut import may_mount
 from tests.faults.runs import FATES, FULL, Record, clean, run, tell
+from tests.faults.stopping import LOOPS
 
 CALLS = {  # what the row says -> how the kernel calls it on this and on other machines
     "openat": "openat",
@@ -42,10 +43,11 @@ def directory(tmp_path: Path) -> Path:
 @pytest.mark.timeout(900)
 async def test_no_kill_and_no_fault_loses_doubles_or_damages_anything(directory: Path, record_property: Record) -> None:
     """SIGKILLs at random moments and a server that fails in every way at every stage: all is sent or kept, once."""
-    size: dict[str, Any] = {"messages": 500, "kills": 100} if FULL else {"messages": 150, "kills": 15}
+    size: dict[str, Any] = {"messages": 500, "kills": 100} if FULL else {"messages": 100, "kills": 12}
     verdict = await run(directory, **size, recipients=3, addresses=FATES, rules=chaos(0.05 if FULL else 0.03))
-    tell(record_property, 1, clean(verdict))
+    tell(record_property, clean(verdict))
     assert verdict.kills == size["kills"]
+    assert verdict.met >= verdict.kills // 3
     assert verdict.faults
 
 
@@ -55,7 +57,7 @@ async def test_kills_while_producers_write(directory: Path, way: str, record_pro
     """The Maildir way, sidecars and files that grow where they stand survive kills in the middle of a claim."""
     kills = 30 if FULL else 4
     size: dict[str, Any] = {"messages": 10 * kills, "kills": kills, "between": (0.4, 0.9)}
-    tell(record_property, 1, clean(await run(directory, **size, way=way, recipients=3, addresses=FATES)))
+    tell(record_property, clean(await run(directory, **size, way=way, recipients=3, addresses=FATES)))
 
 
 @pytest.mark.timeout(300)
@@ -74,7 +76,7 @@ async def test_kills_on_both_sides_of_handing_in(directory: Path, way: str, reco
         size=200_000,
         between=(0.3, 0.9),  # of being ready
     )
-    tell(record_property, 1, clean(verdict))
+    tell(record_property, clean(verdict))
     assert verdict.kills == kills
     assert verdict.untaken > 0
     assert '"producer": "submit"' in (directory / "daemon.log").read_text()
@@ -99,7 +101,7 @@ async def test_killed_at_the_nth_call(
         addresses=MIXED,
         pace=0.25,
     )
-    tell(record_property, 2, clean(verdict))
+    tell(record_property, clean(verdict))
     assert verdict.kills >= (0 if call == "link" else lives // 2), verdict
 
 
@@ -114,7 +116,7 @@ async def test_killed_at_the_nth_call_since_its_birth(
     inject = f"{call}:signal=KILL:when={{life}}"
     size: dict[str, Any] = {"messages": 4 * lives, "lives_injected": lives, "inject": inject}
     verdict = await run(directory, **size, recipients=2, addresses=MIXED, pace=0.2)
-    tell(record_property, 2, clean(verdict))
+    tell(record_property, clean(verdict))
     assert verdict.kills
 
 
@@ -123,7 +125,7 @@ async def test_killed_at_the_nth_call_since_its_birth(
     ("call", "error"),
     [(call, error) for call in CALLS for error in ("EIO", "ENOSPC", "EMFILE")]
     if FULL
-    else [("fsync", "EIO"), ("rename", "ENOSPC")],
+    else [("fsync", "EIO"), ("rename", "ENOSPC"), ("openat", "EMFILE")],
 )
 async def test_errors_at_any_call(
     directory: Path, required: Callable[[str], None], call: str, error: str, record_property: Record
@@ -132,6 +134,8 @@ async def test_errors_at_any_call(
     required("strace")
     verdict = await run(
         directory,
+        command=LOOPS,
+        environment={"MAILRELAYD_TEST_PAUSE": "1"},
         inject=f"{CALLS[call]}:error={error}:when=3..60+5",
         attach=True,
         messages=30 if FULL else 10,
@@ -139,14 +143,14 @@ async def test_errors_at_any_call(
         addresses=MIXED,
         pace=0.1,
     )
-    tell(record_property, 3, clean(verdict))
+    tell(record_property, clean(verdict))
 
 
 @pytest.fixture
 def small_disk(directory: Path) -> Iterator[Path]:
     """The spool on a file system of three MiB."""
-    if os.getuid() != 0:
-        pytest.skip("needs root to mount a tmpfs")
+    if not may_mount():
+        pytest.skip("needs root with CAP_SYS_ADMIN to mount a tmpfs")
     spool = directory / "spool"
     spool.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(spool)], check=True)
@@ -180,7 +184,7 @@ async def test_a_full_disk_that_is_freed_again(directory: Path, small_disk: Path
         pace=0.05,
         over='[spool]\nmin_free = "0B"\n',
     )
-    tell(record_property, 3, clean(verdict))
+    tell(record_property, clean(verdict))
     assert "No space left" in (directory / "daemon.log").read_text()
 
 
@@ -189,7 +193,7 @@ async def test_a_full_disk_that_is_freed_again(directory: Path, small_disk: Path
 async def test_several_daemons_at_once(directory: Path, daemons: int, record_property: Record) -> None:
     """One of them works and the others end with 75, again and again; nothing is sent by two."""
     verdict = clean(await run(directory, daemons=daemons, messages=200 if FULL else 80, recipients=2, pace=0.02))
-    tell(record_property, 6, verdict)
+    tell(record_property, verdict)
     assert verdict.dup_race + verdict.dup_window == 0
     assert all(death.meant for death in read_deaths(directory / "deaths.jsonl"))
 
@@ -199,4 +203,4 @@ async def test_several_daemons_at_once(directory: Path, daemons: int, record_pro
 async def test_several_daemons_that_are_killed(directory: Path, record_property: Record) -> None:
     """Three take over from one another, kill after kill."""
     verdict = await run(directory, daemons=3, messages=200, recipients=2, kills=30, addresses=FATES)
-    tell(record_property, 6, clean(verdict))
+    tell(record_property, clean(verdict))

@@ -8,7 +8,6 @@ them, another one with another MAILRELAYD_TEST_SEED. tests/faults/README.md says
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,8 @@ import pytest
 from tests.faults.imap_cells import Campaign, Cell, cells
 from tests.faults.imap_server import CELLS, Plan
 from tests.faults.inbound_verdict import Verdict
+from tests.faults.runs import FULL, SEED, Record, tell_answers
 
-FULL = os.environ.get("MAILRELAYD_TEST_CAMPAIGN") == "full"
-SEED = int(os.environ.get("MAILRELAYD_TEST_SEED", "1"))
 SHARE = 6  # one in so many
 SURVIVED = {  # after these the same connection goes on, without that stage
     *(("select", fault) for fault in ("stray", "uidvalidity", "expunged")),
@@ -39,7 +37,9 @@ async def run(directory: Path, chosen: list[Cell], **options: Any) -> Verdict:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("when", [{}, {"nth": 2}, {"times": 2}] if FULL else [{}])
-async def test_whatever_a_server_does_every_answer_is_decided_once(when: dict[str, int], short_tmp: Path) -> None:
+async def test_whatever_a_server_does_every_answer_is_decided_once(
+    when: dict[str, int], short_tmp: Path, record_property: Record
+) -> None:
     """A fault costs a connection at most: what it hid is read later, once, and mail of others stays as it is.
 
     So it is at the first time, in the middle of what went well before, and where the next try meets the fault again.
@@ -53,6 +53,7 @@ async def test_whatever_a_server_does_every_answer_is_decided_once(when: dict[st
         chosen = [cell for cell in chosen if cell not in SURVIVED]
     verdict = await run(short_tmp, chosen, deadline=480.0, **when)
     assert verdict.ok, verdict
+    tell_answers(record_property, verdict, cells=len(chosen))
 
 
 @pytest.mark.timeout(120)

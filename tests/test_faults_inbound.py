@@ -7,7 +7,6 @@ runs it at full size with another seed. tests/faults/README.md says how to read 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +16,8 @@ import pytest
 from tests.faults.inbound import Campaign
 from tests.faults.inbound_verdict import Given, Reply, Stored, Verdict, judge
 from tests.faults.journal import sha256
+from tests.faults.runs import FULL, SEED, Record, tell_answers
 from tests.servers.mailbox import IMAP_PROGRAM
-
-FULL = os.environ.get("MAILRELAYD_TEST_CAMPAIGN") == "full"
-SEED = int(os.environ.get("MAILRELAYD_TEST_SEED", "1"))
 
 
 def run(directory: Path, **options: object) -> Verdict:
@@ -39,10 +36,11 @@ def directory(short_tmp: Path, required: Callable[[str], None]) -> Path:
 
 @pytest.mark.real
 @pytest.mark.timeout(900)
-def test_no_kill_loses_or_doubles_a_decision(directory: Path) -> None:
+def test_no_kill_loses_or_doubles_a_decision(directory: Path, record_property: Record) -> None:
     """Each answer becomes one decision, told to every sink; mail goes only when that is so, and only ours."""
     verdict = run(directory, replies=300, kills=100) if FULL else run(directory, replies=20, kills=5)
     assert verdict.ok, verdict
+    tell_answers(record_property, verdict)
 
 
 @pytest.mark.real
@@ -72,7 +70,9 @@ def test_the_witness_sees_a_bug(bug: str, word: str, directory: Path) -> None:
         *(["fsync:error=ENOSPC:when=8+5", "renameat:error=EIO:when=8+5"] if FULL else []),
     ],
 )
-def test_a_crash_or_a_bad_disk_at_any_call(inject: str, directory: Path, required: Callable[[str], None]) -> None:
+def test_a_crash_or_a_bad_disk_at_any_call(
+    inject: str, directory: Path, required: Callable[[str], None], record_property: Record
+) -> None:
     """Killed at the first call of a thread, then at the second, and so on; or every fifth call fails."""
     required("strace")
     killed = "KILL" in inject
@@ -84,6 +84,7 @@ def test_a_crash_or_a_bad_disk_at_any_call(inject: str, directory: Path, require
         between=(0.05, 1.2) if killed else (2.0, 4.0),
     )
     assert verdict.ok, verdict
+    tell_answers(record_property, verdict)
 
 
 # The verdict by itself

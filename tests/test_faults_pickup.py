@@ -7,7 +7,6 @@ runs it longer, several times. Three users are needed, so that only root can run
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -16,10 +15,8 @@ from tests.conftest import require
 from tests.faults.hostile import SECRET, Campaign
 from tests.faults.hostile_user import besieged, body_hash, message
 from tests.faults.journal import sha256, split
+from tests.faults.runs import FULL, SEED, Record
 from tests.servers.daemon import account
-
-FULL = os.environ.get("MAILRELAYD_TEST_CAMPAIGN") == "full"
-SEED = int(os.environ.get("MAILRELAYD_TEST_SEED", "1"))
 
 
 @pytest.fixture
@@ -32,13 +29,17 @@ def three_users() -> None:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("seed", range(SEED, SEED + (3 if FULL else 1)))
-def test_good_mail_passes_between_hostile_entries(seed: int, short_tmp: Path, three_users: None) -> None:
+def test_good_mail_passes_between_hostile_entries(
+    seed: int, short_tmp: Path, three_users: None, record_property: Record
+) -> None:
     """All of it arrives, once and whole; nothing is followed, changed or waited for, no line of the log is forged."""
     report = Campaign(short_tmp, messages=100, seconds=20.0 if FULL else 5.0, seed=seed).run()
     print(f"\nseed {seed}\n{report}")
     assert not report.problems, report
     assert report.delivered == report.good == 100
     assert report.theirs > 0
+    done = {"good": report.good, "delivered": report.delivered, "hostile": report.entries, "theirs": report.theirs}
+    record_property("figures", {**done, "wrong": len(report.problems)})
 
 
 def test_the_unfriendly_user_tells_what_it_wrote() -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import os
-import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.faults.driver import World
-from tests.faults.powercut import ROOT, Disk, Machine
+from tests.faults.powercut import ROOT, Disk, Machine, missing
 from tests.faults.runs import FATES, FULL, SEED, Record, clean, run, seeded, tell
 from tests.faults.verdict import Verdict
 
@@ -21,28 +19,35 @@ from tests.faults.verdict import Verdict
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Machine]:
     """A running one; its disk is the spool."""
-    if os.getuid() != 0 or not Path("/dev/fuse").exists() or importlib.util.find_spec("mfusepy") is None:
-        pytest.skip("needs root, /dev/fuse, fuse3 and `pip install mfusepy`")
+    machine, package = missing()
+    if package and os.environ.get("CI") == "true":
+        pytest.fail(f"needs {package}, and FUSE is there")
+    if machine or package:
+        pytest.skip(f"needs {machine or package}")
     made = Machine(tmp_path / "spool", tmp_path / "image", SEED)
     made.boot()
     yield made
     made.off()
 
 
-async def cut(machine: Machine, directory: Path, cuts: int, **options: Any) -> Verdict:
-    """A campaign in which the power fails so often."""
+async def cut(
+    machine: Machine, directory: Path, cuts: int, life: tuple[float, float] = (0.05, 0.6), **options: Any
+) -> Verdict:
+    """A campaign in which the power fails so often, after `life` seconds of being ready."""
 
     async def fail(world: World) -> None:
+        before = 0
         (daemon,) = world.daemons
         for _ in range(cuts):
-            await daemon.ready(daemon.lives)
-            await asyncio.sleep(world.chance.uniform(0.05, 0.6))
+            await daemon.ready(before + 1)
+            await asyncio.sleep(world.chance.uniform(*life))
             await daemon.kill()
+            before = daemon.times_ready()
             machine.off()
             machine.boot()
             await daemon.start()
 
-    size: dict[str, Any] = {"messages": 8 * cuts, "pace": 0.1, "recipients": 2, "addresses": FATES}
+    size: dict[str, Any] = {"messages": 8 * cuts, "pace": 0.15, "recipients": 2, "addresses": FATES}
     return await run(directory, nemesis=fail, **{**size, **options})
 
 
@@ -50,14 +55,18 @@ async def cut(machine: Machine, directory: Path, cuts: int, **options: Any) -> V
 async def test_a_power_cut_loses_nothing(tmp_path: Path, machine: Machine, record_property: Record) -> None:
     """What was promised was synced before; what was sent and not yet synced as removed is sent again, and only that."""
     verdict = clean(await cut(machine, tmp_path, 60 if FULL else 6))
-    tell(record_property, 7, verdict, cuts=machine.cuts)
+    tell(record_property, verdict, cuts=machine.cuts)
     assert verdict.kills == machine.cuts
+    assert verdict.met >= verdict.kills // 3
 
 
 @pytest.mark.timeout(300)
 async def test_a_daemon_that_does_not_sync_is_seen(tmp_path: Path, machine: Machine) -> None:
-    """The same with the bug `no-fsync` loses mail, tears its records, or sends twice without an excuse."""
-    verdict = await cut(machine, tmp_path, 6, command=seeded("no-fsync"), deadline=5)
+    """The same with the bug `no-fsync` sends twice without an excuse, loses mail, or tears its records.
+
+    It lives long enough to have sent something half a second before the power fails: no excuse is left then.
+    """
+    verdict = await cut(machine, tmp_path, 2, (1.2, 1.6), command=seeded("no-fsync"), deadline=5)
     assert verdict.lost + verdict.dup_calm + verdict.corrupt > 0, verdict
 
 
@@ -77,16 +86,6 @@ def disk() -> tuple[Disk, int, int]:
     return made, folder.number, file.number
 
 
-class Harsh(random.Random):
-    """Chance that keeps nothing it need not."""
-
-    def randint(self, a: int, b: int) -> int:
-        return a
-
-    def choice(self, options: Any) -> Any:
-        return options[0]
-
-
 def test_what_was_synced_is_there_after_a_cut() -> None:
     """Content and name each need their own fsync."""
     made, folder, old = disk()
@@ -95,7 +94,7 @@ def test_what_was_synced_is_there_after_a_cut() -> None:
     new.data[:] = b"not synced"
     made.nodes[old].data[:] = b"changed"
     made.sync_folder(folder)
-    made.cut(Harsh())
+    made.cut(None)
     assert made.nodes[folder].names == {"old": old, "new": new.number}
     assert (bytes(made.nodes[old].data), bytes(new.data)) == (b"synced", b"")
 
@@ -104,11 +103,11 @@ def test_a_name_that_was_not_synced_may_be_gone_and_never_half() -> None:
     """A rename takes both folders along; what was not synced did not happen, unless chance wants it."""
     made, folder, old = disk()
     made.change({(folder, "old"): None, (ROOT, "moved"): old})
-    made.cut(Harsh())
+    made.cut(None)
     assert made.nodes[folder].names == {"old": old}
     made.change({(folder, "old"): None, (ROOT, "moved"): old})
     made.sync_folder(ROOT)
-    made.cut(Harsh())
+    made.cut(None)
     assert (made.nodes[folder].names, made.nodes[ROOT].names) == ({}, {"folder": folder, "moved": old})
 
 
@@ -119,5 +118,5 @@ def test_a_synced_name_brings_along_what_it_builds_upon() -> None:
     made.change({(folder, "other"): made.new(0o100644, 0, 0).number})
     made.change({(folder, "final"): None, (ROOT, "elsewhere"): old})
     made.sync_folder(ROOT)
-    made.cut(Harsh())
+    made.cut(None)
     assert (made.nodes[folder].names, made.nodes[ROOT].names) == ({}, {"folder": folder, "elsewhere": old})

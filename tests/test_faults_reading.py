@@ -7,7 +7,6 @@ tries 20,000 texts and as many mutated mails. `tests/faults/fuzz_reading.py` goe
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -18,13 +17,20 @@ from mailrelayd.approvals.reading import read
 from mailrelayd.approvals.values import Decision, Kind, Reading
 from tests.faults.fuzz_oracle import PIECES, WORDS, broken, dressed, unwritten
 from tests.faults.fuzz_reading import LIMIT, seconds
+from tests.faults.runs import FULL, Record
 
-FULL = os.environ.get("MAILRELAYD_TEST_CAMPAIGN") == "full"
 EXAMPLES = 20_000 if FULL else 600
 MAILS = [path.read_bytes() for path in sorted((Path(__file__).parent / "replies").glob("*/*.eml"))]
 UNHURRIED = settings(
     max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
+
+
+@pytest.fixture(autouse=True)
+def _tried(request: pytest.FixtureRequest, record_property: Record) -> None:
+    if getattr(request.function, "is_hypothesis_test", False):
+        record_property("figures", {"mails": EXAMPLES})
+
 
 pieces = st.lists(st.sampled_from(PIECES), min_size=1, max_size=12).map("".join)
 openings = st.sampled_from(("", "", "Approved", "Approved\n", "approve, ", "Genehmigt ", *WORDS[::20]))

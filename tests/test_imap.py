@@ -404,7 +404,7 @@ async def test_who_cannot_be_reached_is_named(free_port: Callable[[], int]) -> N
     with pytest.raises(ImapError, match=r"connect: host name 'x\.invalid' cannot be resolved"):
         await connect(Account(143, host="x.invalid"))
     with pytest.raises(ImapError, match="tls: ca_file '/nowhere' cannot be used"):
-        await connect(Account(143, tls=Tls(ca_file="/nowhere")))
+        await connect(Account(143, security="tls", tls=Tls(ca_file="/nowhere")))
 
 
 GREETINGS: dict[str, tuple[str | Fault, str]] = {
@@ -704,7 +704,7 @@ async def test_a_missing_folder_names_those_that_there_are() -> None:
         with pytest.raises(NoSuchFolder) as error:
             await session.select("Erledigt ü")
         assert error.value.folders == ("Genehmigungen ä", 'a"b', 'a"b\\c]', "inbox")
-        there = "there is no folder 'Erledigt ü', but Genehmigungen ä, a\"b, a\"b\\c], inbox: Mailbox doesn't exist"
+        there = "there is no folder 'Erledigt ü', but Genehmigungen ä, a\"b, a\"b\\c], inbox"
         assert error.value.text == there
         assert server.lines[-2:] == ['SELECT "Erledigt &APw-"', 'LIST "" "*"']
         with pytest.raises(Refused) as refused:

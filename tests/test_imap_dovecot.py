@@ -100,11 +100,12 @@ async def test_a_wrong_secret_is_refused(auth: str, mailbox: MailboxServer, user
 async def test_a_token_logs_in(
     mechanism: str, mailbox: MailboxServer, user: User, ca: Tls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By either mechanism; one that has expired does not."""
+    """By either mechanism, also one that is too long for a command; one that has expired does not."""
     monkeypatch.setattr("mailrelayd.inbound.login.choose", lambda auth, offered: mechanism)
     account = Account(mailbox.tls_port, security="tls", auth="oauth2", tls=ca)
-    async with await connect(account, user=user.name, secret=token(user.name)) as session:
-        assert (await session.select("INBOX")).exists == 0
+    for padding in (0, 3000):
+        async with await connect(account, user=user.name, secret=token(user.name, padding=padding)) as session:
+            assert (await session.select("INBOX")).exists == 0
     with pytest.raises(Refused):
         await connect(account, user=user.name, secret=token(user.name, expires=1_700_000_000))
 

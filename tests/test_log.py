@@ -505,6 +505,32 @@ def test_secrets_are_masked_in_base64(secret: str, before: bytes, after: bytes) 
     assert core not in line["reason"]
 
 
+def shown(*values: str) -> list[str]:
+    """What the log makes of them."""
+    changed: list[str] = document(lambda: events.config_loaded(file="f", sha256="s", by="b", changed=values))["changed"]
+    return changed
+
+
+def test_of_a_secret_that_changes_the_latest_two_are_masked() -> None:
+    """A password that a command gives out anew at each login makes no line slower than the first one did."""
+    one, other, both, fixed = (f"secret-{name}-" for name in ("one", "other", "both", "fixed"))
+    log.conceal(fixed)
+    log.conceal(both, of="outbound.b.password")
+    before = len(log._secrets)
+    for number in range(100):
+        log.conceal(one + "x" * number, of="outbound.a.password")
+    assert len(log._secrets) == before + 2
+    assert shown(one + "x" * 99, one + "x" * 98, one) == [log.MASK, log.MASK, one]
+
+    for again in (both, fixed, other, other + "2", other + "3"):  # what others have as well stays hidden
+        log.conceal(again, of="outbound.a.password")
+    assert shown(both, fixed, other, other + "2", other + "3")[:2] == [log.MASK, log.MASK]
+    assert shown(other) == [other]
+    log.conceal(both + "2", of="outbound.b.password")
+    log.conceal(both + "3", of="outbound.b.password")
+    assert shown(both) == [both]
+
+
 def test_very_short_secrets_do_not_hide_the_log() -> None:
     """A password of one letter is not masked, and an empty one masks nothing."""
     log.conceal("")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import ssl
 from collections.abc import Callable
@@ -14,8 +15,9 @@ from mailrelayd import login
 from mailrelayd.config.load import load
 from mailrelayd.config.secrets import SecretError
 from mailrelayd.config.settings import Settings
+from mailrelayd.inbound.reader import SLOWEST
 from mailrelayd.inbound.values import ImapError
-from mailrelayd.oauth.tokens import Tokens
+from mailrelayd.oauth.tokens import FINISH, Tokens
 from mailrelayd.oauth.values import OAuthError
 from mailrelayd.outbound import smtp
 from mailrelayd.outbound.opened import Opened
@@ -69,8 +71,10 @@ class Judge:
         self.verdicts = list(verdicts)
         self.tokens: list[str] = []
 
-    async def __call__(self, _: scripted_smtp.Conversation, line: str) -> bool:
-        mechanism, packed = line.split(" ")[1:]
+    async def __call__(self, conversation: scripted_smtp.Conversation, line: str) -> bool:
+        (mechanism,) = line.split(" ")[1:]  # a token as long as Microsoft's does not fit behind it
+        await conversation.say("334 ")
+        packed = await conversation.line()
         user, auth, *end = base64.b64decode(packed).decode().split("\x01")
         assert (mechanism, user, end) == ("XOAUTH2", f"user={USER}", ["", ""])
         self.tokens.append(auth.removeprefix("auth=Bearer "))
@@ -199,6 +203,24 @@ async def test_a_token_that_a_server_repeats_is_masked(
     assert len(text) < 150
 
 
+async def test_a_token_that_a_server_repeats_is_masked_where_the_answer_was_cut(
+    accounts: Callable[..., Settings], context: ssl.SSLContext, token_server: TokenServer
+) -> None:
+    """Long tokens do not fit into what is kept of an answer, and a part of one is one too many."""
+
+    async def refuse(conversation: scripted_smtp.Conversation) -> None:
+        await conversation.say("334 ")
+        await conversation.say(f"535 5.7.8 not understood: {await conversation.line()}")
+
+    script = scripted_smtp.Script(implicit=context, after_tls=("AUTH XOAUTH2",), answers={"AUTH": [refuse]})
+    async with scripted_smtp.serving(script) as server:
+        settings = accounts(server.port)
+        with pytest.raises(RouteTrouble) as caught:
+            await opened(settings, Tokens(settings, ManualClock()))
+    assert caught.value.response.text == "not understood: ********…"
+    assert len(token_server.requests) == 1
+
+
 async def test_a_password_that_a_server_repeats_is_masked_wherever_the_answer_is_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,6 +239,25 @@ async def test_a_password_that_a_server_repeats_is_masked_wherever_the_answer_is
     assert PASSWORD not in shown
     assert encoded[:-3] not in shown
     assert shown.startswith("500 5.5.1 Command unrecognized")
+
+
+async def test_a_mailbox_is_opened_in_time_or_not_at_all(
+    accounts: Callable[..., Settings], context: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two logins and two tokens may take longer together than the poller has promised its watchdog."""
+
+    async def silent(conversation: scripted_imap.Conversation) -> None:
+        await conversation.line()
+
+    assert login.IMAP_OPENING + FINISH < SLOWEST
+    monkeypatch.setattr(login, "IMAP_OPENING", 0.5)
+    script = scripted_imap.Script(implicit=context, answers={"AUTHENTICATE": [silent]})
+    async with scripted_imap.serving(script) as server:
+        settings = accounts(1, server.port)
+        async with asyncio.timeout(20):
+            with pytest.raises(ImapError, match=r"within 0\.5 s, all tries together") as caught:
+                await login.open_imap(settings.mailboxes[0], settings, Tokens(settings, ManualClock()))
+    assert caught.value.stage == "connect"
 
 
 async def test_a_secret_that_cannot_be_had_is_trouble_of_the_route(tmp_path: Path) -> None:

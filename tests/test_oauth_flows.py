@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 import pytest
 from cryptography.hazmat.primitives import serialization
@@ -399,3 +400,20 @@ async def test_any_provider_by_its_metadata_alone(
     assert (await refused(flows.ask_device(device, Proof(), code, now))).code == "authorization_pending"
     await asyncio.to_thread(Browser(USER).enter_code, code.verification_uri, code.user_code)
     assert (await flows.ask_device(device, Proof(), code, now)).refresh_token
+
+
+@pytest.mark.parametrize("status", [302, 400, 403])
+async def test_a_token_in_an_answer_that_is_no_success_is_none(token_server: TokenServer, status: int) -> None:
+    """RFC 6749 section 5.1: whoever redirects or refuses gives nothing."""
+    token_server.entra.register(APP, secret=SECRET, mailbox=USER)
+    token_server.refuse_once(status, {"access_token": "token", "expires_in": 3600})
+    error = await refused(flows.fetch(entra(token_server, client_secret=SECRET), Proof(SECRET), 1000.0))
+    assert (error.kind, error.code) == ("configuration", str(status))
+
+
+async def test_a_secret_that_a_provider_repeats_as_it_was_sent_is_hidden(token_server: TokenServer) -> None:
+    """A form's values are encoded, in more than one way."""
+    said = f"{SECRET} {quote(SECRET)} {quote(SECRET, safe='')} {quote_plus(SECRET)}"
+    token_server.refuse_once(401, {"error": "invalid_client", "error_description": said})
+    error = await refused(flows.fetch(entra(token_server, client_secret=SECRET), Proof(SECRET), 1000.0))
+    assert error.text.endswith(" ".join(["********"] * 4))

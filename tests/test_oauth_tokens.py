@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import stat
@@ -16,7 +17,7 @@ import pytest
 
 from mailrelayd import durable
 from mailrelayd.config.answering import InboundAccount
-from mailrelayd.oauth import asking, flows
+from mailrelayd.oauth import asking, flows, store, tokens
 from mailrelayd.oauth.tokens import Tokens, TokenSource
 from mailrelayd.oauth.values import OAuthError
 from mailrelayd.operate import log
@@ -239,6 +240,112 @@ async def test_a_refresh_token_is_on_disk_before_its_token_is_used(
     assert token_server.entra.issued.reused == []
 
 
+async def test_a_disk_without_room_costs_no_refresh_token(
+    login: Callable[..., TokenSource], token_server: TokenServer, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The provider is not asked before there is room for its answer, so a restart or a reload loses nothing."""
+    one = await authorized(login(), token_server)
+    first = await one.token()
+    allocate = os.posix_fallocate
+
+    def full(descriptor: int, offset: int, length: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    clock.advance(3400)
+    assert await one.token() == first
+    assert await login().token() == first
+    clock.advance(300)
+    error = await refused(one.token())
+    assert (error.kind, error.code, "No space left" in error.text) == ("temporary", "store", True)
+    assert token_server.asked("refresh_token") == []
+    monkeypatch.setattr(os, "posix_fallocate", allocate)
+    assert await login().token() != first
+    assert len(token_server.asked("refresh_token")) == 1
+
+
+async def test_a_token_that_was_not_saved_gives_way_to_a_new_login(
+    login: Callable[..., TokenSource], token_server: TokenServer, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody has logged in while the daemon could not write: what they brought stays."""
+    daemon = await authorized(login(), token_server)
+    clock.advance(4000)
+    with monkeypatch.context() as broken:
+        broken.setattr(durable, "sync_file", lambda _: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+        assert (await refused(daemon.token())).code == "store"
+    command = await authorized(login(), token_server)
+    fresh = await command.token()
+    assert await daemon.token() == fresh == await login().token()
+    clock.advance(4000)
+    assert await login().token() != fresh
+    assert token_server.entra.issued.reused == []
+
+
+async def test_who_waits_while_the_provider_fails_does_not_ask_it_as_well(
+    make: Callable[..., TokenSource], token_server: TokenServer
+) -> None:
+    """Many mailboxes that share a token wait as long as one does, not one after the other; the next try asks again."""
+    one = make()
+    with token_server.troubled("unavailable"):
+        errors = await asyncio.gather(*(refused(one.token()) for _ in range(10)))
+        assert {(error.kind, error.code) for error in errors} == {("temporary", "503")}
+        assert len(token_server.requests) == 1
+        await refused(one.token())
+    assert len(token_server.requests) == 2
+    assert await one.token()
+
+
+async def test_a_token_is_waited_for_so_long(
+    make: Callable[..., TokenSource], token_server: TokenServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The watchdog counts on it: `LONGEST`, `FINISH` of it for what is under way."""
+    monkeypatch.setattr(tokens, "LONGEST", tokens.FINISH + 0.2)
+    monkeypatch.setattr(flows, "SECONDS", 0.5)
+    one = make()
+    with token_server.troubled("slow"):
+        error = await refused(one.token())
+        assert (error.kind, error.code) == ("temporary", "timeout")
+    token_server.trouble.mode = ""
+
+
+@pytest.mark.parametrize("interactive", [False, True])
+async def test_a_lock_that_nobody_lets_go(
+    make: Callable[..., TokenSource],
+    login: Callable[..., TokenSource],
+    tmp_path: Path,
+    token_server: TokenServer,
+    monkeypatch: pytest.MonkeyPatch,
+    interactive: bool,
+) -> None:
+    """A stopped process: what can be asked for as often as needed is; a refresh token must not be used by two."""
+    monkeypatch.setattr(store, "PATIENCE", 0.2)
+    folder = tmp_path / "state" / "oauth"
+    folder.mkdir(parents=True)
+    with (folder / ".lock-outbound.smarthost").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        if interactive:
+            error = await refused(login().token())
+            assert (error.kind, "another process" in error.text) == ("temporary", True)
+        else:
+            token_server.entra.register(APP, secret=SECRET, mailbox=USER)
+            one = make()
+            assert await one.token() == await one.token()
+            assert len(token_server.requests) == 1
+
+
+async def test_what_the_provider_refuses_ends_no_token_that_is_valid(
+    make: Callable[..., TokenSource], token_server: TokenServer, clock: ManualClock
+) -> None:
+    """A secret that has expired, or a sentence of a proxy's that looks like a refusal: the token is used to its end."""
+    one = make()
+    first = await one.token()
+    clock.advance(3400)
+    token_server.entra.apps[APP].secret_expired = True
+    assert await one.token() == await make().token() == first
+    clock.advance(200)
+    assert (await refused(one.token())).code == "AADSTS7000222"
+
+
 async def test_a_cancelled_renewal_loses_no_refresh_token(
     login: Callable[..., TokenSource], token_server: TokenServer, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -354,6 +461,58 @@ async def test_a_file_of_a_later_version_is_left_alone(make: Callable[..., Token
     error = await refused(make().token())
     assert (error.kind, "later version" in error.text) == ("configuration", True)
     assert path.read_bytes() == b'{"format": 2}'
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root to give files away")
+async def test_a_file_of_another_user_is_not_believed(
+    make: Callable[..., TokenSource], login: Callable[..., TokenSource], tmp_path: Path, token_server: TokenServer
+) -> None:
+    """Whoever could put it there would choose whose mailbox is used."""
+    token_server.entra.register(APP, secret=SECRET, mailbox=USER)
+    first = await make().token()
+    path = tmp_path / "state" / "oauth" / "outbound.smarthost.json"
+    os.chown(path, 12345, 12345)
+    with pytest.raises(ValueError, match="belongs to another user"):
+        make().status()
+    assert "belongs to another user" in (await refused(login().token())).text
+    assert await make().token() != first
+    assert path.stat().st_uid == 0
+
+
+async def test_a_file_that_was_opened_to_all_is_closed_again(make: Callable[..., TokenSource], tmp_path: Path) -> None:
+    """By the next who reads it."""
+    first = await make().token()
+    path = tmp_path / "state" / "oauth" / "outbound.smarthost.json"
+    path.chmod(0o644)
+    assert await make().token() == first
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    "name", ["outbound.smarthost.json", ".lock-outbound.smarthost", ".tmp-outbound.smarthost.json"]
+)
+@pytest.mark.parametrize("kind", ["symlink", "hardlink", "fifo", "folder"])
+async def test_what_is_no_file_of_its_own_is_left_alone(
+    make: Callable[..., TokenSource], tmp_path: Path, name: str, kind: str
+) -> None:
+    """Nothing elsewhere is written or given away, nothing waits, and there is a token all the same."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text("precious")
+    path = tmp_path / "state" / "oauth" / name
+    path.parent.mkdir(parents=True)
+    match kind:
+        case "symlink":
+            path.symlink_to(elsewhere)
+        case "hardlink":
+            path.hardlink_to(elsewhere)
+        case "fifo":
+            os.mkfifo(path)
+        case _:
+            path.mkdir()
+    async with asyncio.timeout(10):
+        assert await make().token()
+    assert elsewhere.read_text() == "precious"
+    assert elsewhere.stat().st_uid == os.getuid()
 
 
 async def test_without_a_folder_a_token_stands_in_memory_only(

@@ -872,6 +872,22 @@ async def test_a_sidecar_whose_message_waits_is_no_orphan(bench: Bench, name: st
     assert (await claimed(bench.queue)).envelope.recipients == ("side@example.org",)
 
 
+async def test_a_refused_file_that_its_owner_removes_is_forgotten(bench: Bench) -> None:
+    """Whoever makes and removes files all day does not fill memory with their names."""
+    await bench.start()
+    examiner = bench.loop._taker._examiner
+    for number in range(3):
+        path = bench.top / f"{number}.eml"
+        three_names(path)
+        await bench.passes()
+        assert bench.refused[-1] == path.name
+        assert {name for _, name in examiner._linked} == {path.name}
+        for name in (path.name, "one", "two"):
+            (bench.top / name).unlink()
+    await bench.passes()
+    assert not examiner._linked and not examiner._seen and not bench.loop.refused
+
+
 async def test_an_orphan_that_cannot_be_moved_stops_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk keeps it where it is, which is said once, and the messages are taken all the same."""
 

@@ -634,6 +634,33 @@ async def test_a_cancelled_look_at_a_message_gives_it_back(bench: SpoolBench, di
     assert [one for one, _ in bench.report.lost] == [queue_id]
 
 
+def known(queue: Spool) -> set[str]:
+    """Every queue id that memory holds."""
+    held = [value for part in (queue, queue._waiting, queue._openings) for value in vars(part).values()]
+    return {one for some in held if isinstance(some, dict | set | list) for one in some if isinstance(one, str)}
+
+
+@pytest.mark.parametrize("end", ["sent", "failed", "unreadable", "removed by hand"])
+async def test_what_has_left_the_queue_is_forgotten(bench: SpoolBench, end: str) -> None:
+    """Whatever became of it, memory holds nothing of a message that is gone: it may run for years."""
+    queue_id = await bench.put(not_before=bench.clock.now() + 60)
+    bench.queue._stamps[queue_id] = (1, 2, 3)  # its producer may still hold it open
+    assert known(bench.queue) == {queue_id}
+    bench.clock.advance(60)
+    path = bench.directory / "queue" / f"{queue_id}.eml"
+    if end == "unreadable":
+        (bench.directory / "queue" / f"{queue_id}.json").unlink()
+        path.write_bytes(b"\0")
+        assert await claim(bench.queue) is None
+    elif end == "removed by hand":
+        path.unlink()
+        assert await claim(bench.queue) is None
+    else:
+        message = await claimed(bench.queue)
+        await (complete(bench.queue, message) if end == "sent" else bench.queue.fail(message, message.progress, "x"))
+    assert known(bench.queue) == set()
+
+
 # -- ids ---------------------------------------------------------------------------------------------------------
 
 

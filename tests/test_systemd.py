@@ -139,6 +139,7 @@ def test_the_daemon_is_a_member_of_the_pickup_group(installed: Path) -> None:
         ("/var/spool/mailrelayd/queue", 0o700, "mailrelayd", "mailrelayd"),
         ("/var/spool/mailrelayd/failed", 0o700, "mailrelayd", "mailrelayd"),
         ("/var/spool/mailrelayd/sent", 0o700, "mailrelayd", "mailrelayd"),
+        ("/var/lib/mailrelayd", 0o711, "mailrelayd", "mailrelayd"),
     ],
 )
 def test_folders_have_their_owners_and_modes(installed: Path, folder: str, mode: int, owner: str, group: str) -> None:

@@ -99,8 +99,9 @@ def smtp_login(postfix: Postfix, certificates: Certificates, mechanism: str, use
     context = ssl.create_default_context(cafile=str(certificates.ca))
     with smtplib.SMTP_SSL("localhost", postfix.tls_port, timeout=30, context=context) as client:
         client.ehlo()
-        packed_first = base64.b64encode(first_message(mechanism, user, token)).decode()
-        code, _ = client.docmd("AUTH", f"{mechanism} {packed_first}")
+        code, _ = client.docmd("AUTH", mechanism)
+        assert code == 334
+        code, _ = client.docmd(base64.b64encode(first_message(mechanism, user, token)).decode())
         if code == 334:  # the reason, in JSON; any answer to it brings the refusal
             code, _ = client.docmd("AQ==" if mechanism == "OAUTHBEARER" else "")
         return code

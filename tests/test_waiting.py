@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mailrelayd.outbound.values import Progress, RecipientRecord, Response, Stage, Status
-from mailrelayd.outbound.waiting import LONGEST_WAIT, when_due
+from mailrelayd.outbound.waiting import HELD, LONGEST_WAIT, SLACK, Waiting, when_due
 
 NOW, MONO = 1_000_000.0, 50.0
 
@@ -30,3 +30,22 @@ def deferred(at: float, delay: float) -> Progress:
 def test_a_plan_made_by_a_clock_that_was_ahead_is_void(at: float, delay: float, due: float) -> None:
     """What was refused in the future is due at once; all else when it was said."""
     assert when_due(deferred(at, delay), NOW, MONO) == due
+
+
+@pytest.mark.parametrize("due", [0.0, MONO + 3600])
+def test_what_is_changed_again_and_again_takes_no_more_room(due: float) -> None:
+    """An operator's hold and release, or retry, every minute of an outage: the order stays, so does the size."""
+    waiting = Waiting()
+    ids = [f"id{number}" for number in range(10)]
+    waiting.learn(dict.fromkeys(ids, due), [])
+    for _ in range(SLACK):
+        for queue_id in ids:
+            waiting.pop(queue_id)
+            waiting.put(queue_id, HELD)
+            waiting.pop(queue_id)
+            waiting.put(queue_id, due)
+    assert len(waiting._ready) + len(waiting._later) <= SLACK + 2 * len(ids)
+    order = []
+    while waiting.first(MONO + 3600):
+        order.append(waiting.claim())
+    assert order == ids

@@ -64,7 +64,7 @@ async def test_a_correct_relay_settles_every_recipient_by_its_own_fate(tmp_path:
 
 async def test_forgetting_a_message_before_it_is_sent_is_seen_as_a_loss(tmp_path: Path) -> None:
     verdict = await run(tmp_path, "unlink-first", messages=20, rules=[Rule("dot", "close", times=3)], deadline=3)
-    assert verdict.lost == 3, verdict
+    assert verdict.lost >= 3, verdict  # one more if it was on its way when the relay was stopped
     assert not verdict.ok
 
 
@@ -93,7 +93,7 @@ async def test_recording_late_is_seen_in_the_window(tmp_path: Path) -> None:
 
 
 HAND_IN = """
-import os, sys
+import os, sys, time
 variant, spool = sys.argv[1:]
 final = f"{spool}/pickup/{os.getpid()}.eml"
 name = final if variant == "torn" else f"{spool}/pickup/tmp/{os.getpid()}"
@@ -102,6 +102,7 @@ if variant == "liar":
 with open(name, "wb", buffering=0) as file:
     while data := sys.stdin.buffer.read1(100):
         file.write(data)
+        time.sleep(0.02)
     os.fsync(file.fileno())
 os.rename(name, final)
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import select
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,6 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         _write_nowhere()
         return status
+    except KeyboardInterrupt:
+        from mailrelayd.cli import failure
+
+        return failure(128 + signal.SIGINT, "interrupted")
     if unwritten is not None and status == os.EX_OK and command != "submit":  # there the message is taken all the same
         from mailrelayd.cli import failure
 

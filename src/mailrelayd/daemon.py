@@ -168,7 +168,8 @@ class Daemon:
             sockets.submit_socket(state), self.spool, clock, terms.intake_of(settings), paces=self._paces
         )
         alerts = terms.alerts_of(settings, self.node)
-        self._bell = Bell(clock, self.spool.add, self._rule_of, self._wrong, alerts)
+        self._bell = Bell(clock, self.spool.add, self._rule_of, self._wrong, alerts, state)
+        self._reloading = asyncio.Lock()
         self._stop = asyncio.Event()
         self._hung_up = asyncio.Event()
         self.started = clock.now()
@@ -273,6 +274,10 @@ class Daemon:
 
     async def reload(self, by: str) -> list[Change]:
         """All or nothing: what changed. Raises RefusedError; then everything stays as it was."""
+        async with self._reloading:  # of two at a time the one that read the files first could win
+            return await self._reload(by)
+
+    async def _reload(self, by: str) -> list[Change]:
         try:
             loaded = await asyncio.to_thread(config.load, self.path, self._environ)
             if stuck := config.needs_restart(self.loaded.settings, loaded.settings):
@@ -319,9 +324,9 @@ class Daemon:
     def _wrong(self) -> str:
         """What keeps mail from going out, or answers from being read, right now; "" for nothing."""
         route, office = self._generation.route, self._generation.office
-        if route is None:
-            return "outbound disabled" if self.spool.figures().waiting else ""
-        if route.held is not None:
+        if route is None and self.spool.figures().waiting:
+            return "outbound disabled"
+        if route is not None and route.held is not None:
             return f"{route.account} held"
         return next((poller.account for poller in office.pollers if poller.trouble), "") if office is not None else ""
 

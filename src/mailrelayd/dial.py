@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,17 +71,50 @@ async def connected(address: Address, seconds: float) -> socket.socket:
 
 async def resolve(host: str, port: int, seconds: float) -> list[Address]:
     """The host's addresses in the order in which they are tried. Raises DialError."""
-    loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(seconds):
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found = await lookup(host, port)
     except TimeoutError as error:
         raise DialError(f"host name {host!r} was not resolved within {seconds:g} s", resolved=False) from error
-    except (OSError, UnicodeError) as error:
+    except (OSError, ValueError) as error:
         reason = os_text(error) if isinstance(error, OSError) else str(error)
         raise DialError(f"host name {host!r} cannot be resolved: {reason}", resolved=False) from error
     # A name may be listed twice in /etc/hosts.
     return [Address(family, kind, protocol, where) for family, kind, protocol, _, where in dict.fromkeys(found)]
+
+
+_Found = Sequence[tuple[int, int, int, str, Any]]
+
+
+async def lookup(host: str, port: int) -> _Found:
+    """As `socket.getaddrinfo`, in a thread that nobody waits for.
+
+    The C library may keep trying for minutes after we have given up; the loop's own threads are waited for at its end,
+    and would then be what stops this program from stopping.
+    """
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[_Found] = loop.create_future()
+
+    def told(found: _Found, error: Exception | None) -> None:
+        if answer.done():
+            return
+        if error is not None:
+            answer.set_exception(error)
+        else:
+            answer.set_result(found)
+
+    def ask() -> None:
+        found: _Found = []
+        problem: Exception | None = None
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, ValueError) as error:  # UnicodeError is a ValueError
+            problem = error
+        with suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(told, found, problem)
+
+    threading.Thread(target=ask, name=f"getaddrinfo {host}", daemon=True).start()
+    return await answer
 
 
 def os_text(error: OSError) -> str:

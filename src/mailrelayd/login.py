@@ -8,6 +8,7 @@ does not mend is trouble.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
@@ -19,6 +20,7 @@ from mailrelayd.config.answering import InboundAccount
 from mailrelayd.config.relaying import OutboundAccount
 from mailrelayd.config.settings import Settings
 from mailrelayd.inbound import connect, imap
+from mailrelayd.inbound.reader import SLOWEST
 from mailrelayd.inbound.values import ImapError, Refused
 from mailrelayd.inbound.values import Stage as ImapStage
 from mailrelayd.oauth import tokens as sources
@@ -33,8 +35,10 @@ from mailrelayd.outbound.values import Response, Stage
 from mailrelayd.tlsmemory import TlsMemory
 
 RESOLVING: Final = 60.0  # seconds that fetching user and password may take at most (each command: has 10 s)
+IMAP_OPENING: Final = SLOWEST - sources.FINISH - 60.0  # seconds that `open_imap` may try; a poller promises SLOWEST
 # RFC 5530: refusals that another token would not change.
 _NOT_THE_TOKEN: Final = frozenset({"UNAVAILABLE", "LIMIT", "INUSE", "SERVERBUG", "CONTACTADMIN", "PRIVACYREQUIRED"})
+_CUT: Final = re.compile(r"\S{20,}…\Z")
 
 Opening = TypeVar("Opening")
 
@@ -61,14 +65,17 @@ async def open_smtp(account: OutboundAccount, settings: Settings, node: str, tok
         raise RouteTrouble(Response(Stage.AUTH, 0, "", printable(log.masked(str(error))))) from error
     except RouteTrouble as trouble:
         # Some servers repeat what they did not understand, and this answer is shown in many places.
-        raise RouteTrouble(replace(trouble.response, text=log.masked(trouble.response.text))) from trouble
+        raise RouteTrouble(replace(trouble.response, text=_masked(trouble.response.text))) from trouble
     if settings.log.protocol_debug:
         session.trace = lambda direction, said: trace(session.relay, direction, said)
     return session
 
 
 async def open_imap(mailbox: InboundAccount, settings: Settings, tokens: Tokens) -> imap.Session:
-    """A session with a mailbox's server; no folder is open yet. Raises ImapError; of causes the same holds."""
+    """A session with a mailbox's server; no folder is open yet. Raises ImapError; of causes the same holds.
+
+    It ends in time for a poller's promise, however long the configured timeouts of two logins are together.
+    """
     remembered = None
     if mailbox.security == "auto":
         remembered = TlsMemory(settings.state.directory, f"imap:{mailbox.host}")
@@ -77,11 +84,15 @@ async def open_imap(mailbox: InboundAccount, settings: Settings, tokens: Tokens)
         return await connect.connect(mailbox, user=who.user, secret=who.secret, remembered=remembered)
 
     try:
-        session = await _logged_in(mailbox, tokens, attempt)
+        async with asyncio.timeout(IMAP_OPENING):
+            session = await _logged_in(mailbox, tokens, attempt)
+    except TimeoutError as error:
+        text = f"no login was ready within {IMAP_OPENING:g} s, all tries together"
+        raise ImapError(ImapStage.CONNECT, text) from error
     except (secrets.SecretError, OAuthError) as error:
         raise ImapError(ImapStage.LOGIN, printable(log.masked(str(error)))) from error
     except ImapError as error:
-        error.text = log.masked(error.text)
+        error.text = _masked(error.text)
         raise
     if settings.log.protocol_debug:
         session.traced(lambda direction, said: trace(session.peer, direction, said))
@@ -137,6 +148,11 @@ def longest_opening(account: OutboundAccount) -> float:
     return RESOLVING + smtp.longest_opening(account)
 
 
+def _masked(text: str) -> str:
+    """What a server said, without secrets; of one that a long answer's end has cut in two, nothing is left either."""
+    return _CUT.sub(f"{log.MASK}…", log.masked(text))
+
+
 def trace(peer: str, direction: str, said: bytes) -> None:
     """[log] protocol_debug: one line per line of the conversation."""
     for line in said.decode("utf-8", "backslashreplace").splitlines():
@@ -155,7 +171,7 @@ async def _logged_in(
     user = await asyncio.to_thread(secrets.resolve, account.user, key=f"{where}.user")
     if account.auth == "password":
         password = await asyncio.to_thread(secrets.resolve, account.password, key=f"{where}.password")
-        log.conceal(password)
+        log.conceal(password, of=f"{where}.password")
         return await attempt(_Login(user, password))
     source = tokens.of(account)
     before = source.fetched

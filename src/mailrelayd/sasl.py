@@ -29,6 +29,11 @@ def choose(offered: Collection[str], wanted: tuple[str, ...]) -> str | None:
     return next((mechanism for mechanism in wanted if mechanism in upper), None)
 
 
+def xoauth2(user: str, token: str) -> bytes:
+    """The one message of XOAUTH2 (Google's and Microsoft's page of that name), not yet in base64."""
+    return f"user={user}\x01auth=Bearer {token}\x01\x01".encode()
+
+
 def oauth_bearer(user: str, token: str) -> bytes:
     """The one message of OAUTHBEARER, not yet in base64."""
     return f"n,a={_escaped(user)},\x01auth=Bearer {token}\x01\x01".encode()

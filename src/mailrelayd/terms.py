@@ -116,10 +116,10 @@ def alerts_of(settings: Settings, node: str) -> bell.Terms:
     }
     return bell.Terms(
         node,
-        settings.alerts.to,
+        settings.alerts.to if account is not None else "",  # it would wait, one an hour, for an account to come
         settings.alerts.ping_url,
         account.from_address if account is not None else "",
-        tuple(one.name for one in accounts),
+        (*(one.name for one in accounts), settings.log.syslog),
         tuple((name, day) for day, name in expiring.items()),
     )
 

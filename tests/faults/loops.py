@@ -3,8 +3,9 @@
 `MAILRELAYD_TEST_LOOP=uvloop` puts uvloop under it. `MAILRELAYD_TEST_STEP=17:SIGTERM` sends the process that signal at
 its 17th step from the moment it goes to connect: a step is what a task does between one await and the next, so counting
 up meets every await of a transaction. Before SIGHUP the configuration changes, as nothing is reloaded otherwise.
-`MAILRELAYD_TEST_CLOCK=FILE` makes the wall clock wrong by so many seconds, and `MAILRELAYD_TEST_IDLE=0.05` says goodbye
-to the smarthost after so many without a message.
+`MAILRELAYD_TEST_CLOCK=FILE` makes the wall clock wrong by so many seconds, `MAILRELAYD_TEST_IDLE=0.05` says goodbye
+to the smarthost after so many without a message, and `MAILRELAYD_TEST_PAUSE=2` tries again after so many what the disk
+has refused (30 else).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 
 from mailrelayd.__main__ import main
 from mailrelayd.clock import SystemClock
-from mailrelayd.outbound import relay
+from mailrelayd.outbound import pickup, relay, settling, spool
 from mailrelayd.outbound.route import Route
 
 PROBES = ('probe = "200ms"', 'probe = "210ms"')  # what a reload changes back and forth
@@ -111,6 +112,8 @@ def choose() -> None:
     if clock := os.environ.get("MAILRELAYD_TEST_CLOCK"):
         shift(Path(clock))
     relay.IDLE = float(os.environ.get("MAILRELAYD_TEST_IDLE", relay.IDLE))
+    if pause := os.environ.get("MAILRELAYD_TEST_PAUSE"):
+        pickup.SWEEP = spool.LONGEST_PAUSE = settling.LONGEST_PAUSE = float(pause)
     policy = asyncio.get_event_loop_policy()
     if os.environ.get("MAILRELAYD_TEST_LOOP") == "uvloop":
         import uvloop

@@ -1,13 +1,14 @@
-"""A file system in memory that forgets at a power cut what nobody has synced. It needs root, /dev/fuse and mfusepy.
+"""A file system in memory that forgets at a power cut what nobody has synced. It needs root, FUSE, libfuse and mfusepy.
 
-    python -m tests.faults.powercut MOUNT IMAGE --seed 3
+    python -m tests.faults.powercut MOUNT IMAGE [--keep SEED]
 
-serves IMAGE (a pickle; a new one is empty) under MOUNT until it is unmounted, which *is* the cut: what goes into IMAGE
-is only what a disk would have to have by then, and a random part of what it might have.
+serves IMAGE (a pickle; a new one is empty) under MOUNT until SIGTERM, which *is* the cut: what goes into IMAGE
+is only what a disk would have to have by then, with `--keep` also a random part of what it might have.
 
-- A file's content is there as of its last fsync. What was written since: nothing, all, or the beginning of it.
+- A file's content is there as of its last fsync. What was written since: nothing; with `--keep` all of it, its
+  beginning, or nothing.
 - A change of names (create, rename, link, unlink) is there once a folder that it touches was synced, together with the
-  changes before it that touch the same names. Of the others, a random number of the oldest is there.
+  changes before it that touch the same names. Of the others none; with `--keep` a random number of the oldest.
 - A rename is there or not, never half, as on every file system with a journal. Folders are there when they are made.
 - That a new file was synced says nothing about its name, unlike on ext4: POSIX does not promise it.
 """
@@ -17,20 +18,24 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import importlib.util
 import itertools
 import os
 import pickle
 import random
+import signal
 import stat
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from ctypes.util import find_library
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 ROOT = 1
+_SYS_ADMIN = 21  # CAP_SYS_ADMIN, see capabilities(7)
 _HIDDEN = ".fuse_hidden"  # what libfuse calls a removed file that somebody holds open
 
 
@@ -95,9 +100,9 @@ class Disk:
         for change in reversed(kept):
             self._keep(change)
 
-    def cut(self, chance: random.Random) -> None:
-        """The power is gone, and back: everybody sees what the disk has."""
-        for change in self.pending[: chance.randint(0, len(self.pending))]:
+    def cut(self, chance: random.Random | None) -> None:
+        """The power is gone, and back: everybody sees what the disk has. Without `chance` that is what it must have."""
+        for change in self.pending[: chance.randint(0, len(self.pending)) if chance else 0]:
             self._keep(change)
         self.pending.clear()
         reached, left = {ROOT}, [ROOT]
@@ -110,10 +115,10 @@ class Disk:
                 reached |= fresh
                 left += fresh
             elif node.data != node.kept_data:
-                # Some of it, from its beginning, or nothing: what the disk had time for.
-                written = bytes(node.data)
-                length = chance.choice([0, chance.randint(0, len(written)), len(written)])
-                node.kept_data = written[:length] if length else node.kept_data
+                if chance:  # what the disk had time for
+                    written = bytes(node.data)
+                    length = chance.choice([0, chance.randint(0, len(written)), len(written)])
+                    node.kept_data = written[:length] if length else node.kept_data
                 node.data = bytearray(node.kept_data)
         self.nodes = {number: node for number, node in self.nodes.items() if number in reached}
 
@@ -264,23 +269,45 @@ class Operations:
         return {"f_bsize": 4096, "f_frsize": 4096, "f_blocks": blocks, "f_bfree": blocks, "f_bavail": blocks}
 
 
-def serve(mount: Path, image: Path, seed: int) -> None:
-    """Until it is unmounted; then the power is cut."""
+def may_mount() -> bool:
+    """Whether we are root, and not in a container that takes away what makes root."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    (capabilities,) = (int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapEff:"))
+    return os.getuid() == 0 and bool(capabilities >> _SYS_ADMIN & 1)
+
+
+def missing() -> tuple[str, str]:
+    """What this machine does not allow, and what is merely not installed; both empty: a power cut can be had."""
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR))
+    except OSError as error:
+        return f"/dev/fuse ({error.strerror})", ""
+    if not may_mount():
+        return "root with CAP_SYS_ADMIN", ""
+    if importlib.util.find_spec("mfusepy") is None:
+        return "", "mfusepy"
+    return "", "" if find_library("fuse3") else "fuse3"
+
+
+def serve(mount: Path, image: Path, keep: int | None) -> None:
+    """Until SIGTERM; then the power is cut."""
     import mfusepy  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
     disk = pickle.loads(image.read_bytes()) if image.exists() else Disk()
     # What libfuse cannot find is not implemented; what it finds must not carry another class's marks.
     made = type("Volatile", (Operations, mfusepy.Operations), {})(disk, mfusepy.fuse_get_context)
     options = {"use_ino": True, "attr_timeout": 0, "entry_timeout": 0, "negative_timeout": 0, "allow_other": True}
-    mfusepy.FUSE(made, str(mount), foreground=True, nothreads=True, default_permissions=True, **options)
-    disk.cut(random.Random(seed))
+    with contextlib.suppress(RuntimeError):  # how libfuse calls being asked to end
+        mfusepy.FUSE(made, str(mount), foreground=True, nothreads=True, default_permissions=True, **options)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    disk.cut(None if keep is None else random.Random(keep))
     temporary = image.with_suffix(".new")
     temporary.write_bytes(pickle.dumps(disk))
     temporary.rename(image)
 
 
 class Machine:
-    """A mounted file system whose power can be cut."""
+    """A mounted file system whose power can be cut: first nothing is kept that was not synced, then some, and so on."""
 
     def __init__(self, mount: Path, image: Path, seed: int = 0) -> None:
         self.mount = mount
@@ -292,8 +319,9 @@ class Machine:
     def boot(self) -> None:
         """Mount. Raises OSError where that does not work within ten seconds."""
         self.mount.mkdir(parents=True, exist_ok=True)
-        seed = str(self._seed * 1000 + self.cuts)
-        command = [sys.executable, "-m", "tests.faults.powercut", str(self.mount), str(self.image), "--seed", seed]
+        command = [sys.executable, "-m", "tests.faults.powercut", str(self.mount), str(self.image)]
+        if self.cuts % 2:
+            command += ["--keep", str(self._seed * 1000 + self.cuts)]
         self._process = subprocess.Popen(command, cwd=Path(__file__).parents[2])
         deadline = time.monotonic() + 10
         while not os.path.ismount(self.mount):
@@ -303,15 +331,23 @@ class Machine:
             time.sleep(0.01)
 
     def off(self) -> None:
-        """Cut the power. Whoever works there must be dead."""
-        subprocess.run(["umount", "--lazy", str(self.mount)], check=False, capture_output=True)
-        if self._process is not None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(10)
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+        """Cut the power. Whoever works there must be dead. Raises OSError where nothing became of it in time.
+
+        Unmounting is not enough: a copy of this namespace that somebody has made meanwhile keeps the file system alive.
+        """
+        process, self._process = self._process, None
         self.cuts += 1
+        if process is None:
+            return
+        for _ in range(6):
+            process.terminate()  # it unmounts
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(5)
+                return
+        process.kill()
+        process.wait()
+        subprocess.run(["umount", "--lazy", str(self.mount)], check=False, capture_output=True)
+        raise OSError(errno.EIO, "did not end, so that what was synced is not on the image", str(self.mount))
 
 
 def main(argv: Sequence[str]) -> None:
@@ -319,9 +355,9 @@ def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.powercut")
     parser.add_argument("mount", type=Path)
     parser.add_argument("image", type=Path)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", type=int, metavar="SEED", help="a random part of what was not synced")
     options = parser.parse_args(argv)
-    serve(options.mount, options.image, options.seed)
+    serve(options.mount, options.image, options.keep)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.faults import inbound_verdict
 from tests.faults.driver import DAEMON, Campaign
 from tests.faults.producers import PROGRAM
 from tests.faults.stopping import LOOPS
@@ -47,10 +48,17 @@ def clean(verdict: Verdict) -> Verdict:
     return verdict
 
 
-def tell(record: Record, row: int, verdict: Verdict, **more: int) -> None:
+def tell(record: Record, verdict: Verdict, **more: int) -> None:
     """Let the table know, which adds up what several tests say of one row."""
     wrong = verdict.corrupt + verdict.foreign + verdict.unstable_ids + verdict.violations + verdict.denied
-    done = {"recipients": verdict.dropped, "kills": verdict.kills, "faults": verdict.faults, **more}
+    done = {"recipients": verdict.dropped, "kills": verdict.kills, "at work": verdict.met, "faults": verdict.faults}
     excused = {"race": verdict.dup_race, "window": verdict.dup_window}
-    record("row", row)
-    record("figures", {**done, **excused, "lost": verdict.lost, "doubled": verdict.dup_calm, "wrong": wrong})
+    record("figures", {**done, **more, **excused, "lost": verdict.lost, "doubled": verdict.dup_calm, "wrong": wrong})
+
+
+def tell_answers(record: Record, verdict: inbound_verdict.Verdict, **more: int) -> None:
+    """The same of answers."""
+    decisions = verdict.torn + verdict.wrong + verdict.untold + verdict.changed + verdict.invented
+    done = {**more, "answers": verdict.replies, "decided": verdict.decided, "kills": verdict.kills}
+    against = {"lost": verdict.lost + verdict.left, "doubled": verdict.doubled, "touched": verdict.touched}
+    record("figures", {**done, **against, "wrong": decisions})

@@ -59,6 +59,7 @@ def late_record() -> None:
 def no_lock() -> None:
     """Whoever asks gets it."""
     setattr(fcntl, "flock", lambda *_: None)  # noqa: B010
+    setattr(FileSource, "unchanged", lambda _: True)  # noqa: B010 - what the other one removes looks changed
 
 
 def no_fsync() -> None:

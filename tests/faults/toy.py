@@ -104,6 +104,7 @@ def main(argv: list[str]) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             sys.exit(75)
+    print('"daemon.ready"', flush=True)
     while True:
         try:
             claim(spool, options.variant)

@@ -64,6 +64,7 @@ class Verdict:
     crashes: int = 0  # ends of the daemon that nobody asked for
     stuck: int = 0  # daemons that had to be killed at the end, SIGTERM being not enough
     kills: int = 0
+    met: int = 0  # kills of lives in which mail arrived
     faults: int = 0  # that the server committed
     window_allowed: int = 0
     details: list[str] = field(default_factory=list)
@@ -91,7 +92,10 @@ class Verdict:
             ("denied", f"{self.denied}"),
             ("content", f"corrupt {self.corrupt}  foreign {self.foreign}  unstable Message-ID {self.unstable_ids}"),
             ("violations", f"{self.violations}"),
-            ("daemon", f"killed {self.kills} times  crashed {self.crashes} times  stuck {self.stuck}"),
+            (
+                "daemon",
+                f"killed {self.kills} times ({self.met} at work)  crashed {self.crashes} times  stuck {self.stuck}",
+            ),
             ("server", f"{self.faults} faults"),
             ("verdict", "ok" if self.ok else "NOT OK"),
         ]
@@ -130,6 +134,11 @@ def compare(
     """The verdict, from values alone. `failed` and `queued` map a test id to the records beside its files."""
     verdict = Verdict(faults=evidence.faults.total())
     verdict.kills = sum(death.meant and death.code in KILLED for death in deaths)
+    ends = [0.0, *(death.at for death in deaths)]
+    verdict.met = sum(
+        death.meant and death.code in KILLED and any(begun < message.at <= death.at for message in evidence.messages)
+        for begun, death in zip(ends, deaths, strict=False)
+    )
     verdict.crashes = sum(not death.meant for death in deaths)
     verdict.details += [f"crashed: exit {death.code} at {death.at:.3f}" for death in deaths if not death.meant]
     for original in dropped:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ import pytest
 from tests.scenarios.tokens import SECRET, TokenSite, url_in
 from tests.servers.daemon import Daemon
 from tests.servers.oidc import Browser, OpenIdProvider
-from tests.servers.process import kill, wait_until
+from tests.servers.process import kill
 from tests.servers.tokenserver import TokenServer
 
 pytestmark = pytest.mark.real
@@ -191,7 +192,7 @@ def test_a_rotated_refresh_token_survives_a_crash(token_site: TokenSite) -> None
         if not running.running:
             running.start()
         token_site.drop(number)
-        wait_until(lambda: not running.running, 20, running.log)
+        assert running.wait(60) == -signal.SIGKILL, running.log()  # by us: it did not end for another reason
         assert token_site.refresh_token() not in seen
         seen.add(token_site.refresh_token())
     token_site.server.issued.expire()

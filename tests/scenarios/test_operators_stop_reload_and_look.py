@@ -163,6 +163,16 @@ def test_an_unusable_folder(site: Site, daemon: StartDaemon, short_tmp: Path) ->
         assert "Traceback" not in refused.log()
 
 
+def test_a_folder_for_the_sockets_that_is_somebody_elses(site: Site, daemon: StartDaemon, state_dir: Path) -> None:
+    """The socket that cannot be made is named, with the folder that is to be the daemon's."""
+    (state_dir / "run").mkdir(mode=0o755)
+    os.chown(state_dir / "run", 0, 0)
+    refused = daemon(site.text)
+    assert refused.wait() == os.EX_CANTCREAT, refused.log()
+    assert f"error: {state_dir}/run/control.sock: Permission denied" in refused.log()
+    assert "install -d -o mailrelayd" in refused.log()
+
+
 def test_the_queue_while_it_runs_and_while_it_does_not(site: Site, daemon: StartDaemon, postfix: Postfix) -> None:
     """status and queue say and do the same with the daemon running and stopped."""
     site.more["retry"] = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -246,6 +247,7 @@ class Entra:
             "appid": grant.client_id,
             "tid": self.tenant,
             "uti": secrets.token_urlsafe(16),
+            "wids": [str(uuid.uuid4()) for _ in range(12)],  # so that it is too long for a command, as the real ones are
             **claims,
         }
         token = self.issued.remember(signed(body, kid="tests"), grant, now + life)

@@ -7,10 +7,10 @@ set -eu
 
 PATH=$PATH:/usr/sbin:/sbin
 missing=
-# Program:package, as in conftest.py; a path where it is in nobody's PATH.
+# Program:package, as in conftest.py; a path where it is in nobody's PATH. Of fuse3 only the libfuse is used that it needs.
 for pair in postfix:postfix dovecot:dovecot-core /usr/lib/dovecot/imap:dovecot-imapd /usr/lib/dovecot/lmtp:dovecot-lmtpd systemd-analyze:systemd \
     strace:strace pflogsumm:pflogsumm jq:jq php:php-cli bsd-mailx:bsd-mailx /usr/lib/git-core/git-send-email:git-email \
-    /usr/share/perl5/Mail/Address.pm:libmailtools-perl perl:perl node:nodejs npm:npm; do
+    /usr/share/perl5/Mail/Address.pm:libmailtools-perl perl:perl node:nodejs npm:npm fusermount3:fuse3; do
     case $pair in
         /*) [ -e "${pair%%:*}" ] ;;
         *) command -v "${pair%%:*}" >/dev/null ;;

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from pathlib import Path
 from typing import Final, Protocol
 
-from mailrelayd.alerts import letter
+from mailrelayd.alerts import letter, remembered, tally
 from mailrelayd.alerts.ping import ping
-from mailrelayd.alerts.tally import Digest, Tally
+from mailrelayd.alerts.tally import ENDS, Digest, Tally
 from mailrelayd.clock import Clock
 from mailrelayd.oauth import expiry
 from mailrelayd.operate import events, log
@@ -38,7 +40,7 @@ class Terms:
     to: str = ""
     ping_url: str = ""
     from_address: str = ""
-    accounts: tuple[str, ...] = ()
+    places: tuple[str, ...] = ()  # accounts, and the system log's path: what else is down is nobody's any more
     expiring: tuple[tuple[str, date], ...] = ()  # account -> the last day its client secret is good for
 
 
@@ -52,24 +54,29 @@ class Bell:
         rule_of: Callable[[str], Awaitable[str]],
         wrong: Callable[[], str],
         terms: Terms,
+        state: Path,
     ) -> None:
         """`rule_of`: how a message's envelope was found, "" where nobody knows it any more; `wrong`: what is not
-        well right now, "" for nothing."""
+        well right now, "" for nothing; `state`: [state] directory."""
         self._clock = clock
         self._send = send
         self._rule_of = rule_of
         self._wrong = wrong
         self._tally = Tally()
-        self._warned: dict[tuple[str, date], int] = {}  # account and day -> the days left that were told
+        self._state = state
+        self._told = remembered.read(state)
+        if self._told.at:
+            ago = min(max(clock.now() - self._told.at, 0.0), tally.EVERY)  # whoever has set the clock meanwhile
+            self._tally.told(clock.monotonic() - ago)
         self._today: date | None = None
         self.set_terms(terms)
-        log.listen(self._note)
+        log.listen(self._note, also=frozenset(ENDS))
 
     def set_terms(self, terms: Terms) -> None:
         """Go on under another configuration."""
         self._terms = terms
         self._today = None  # look again
-        self._tally.keep(terms.accounts)
+        self._tally.keep(terms.places)
         if terms.ping_url:
             log.conceal(terms.ping_url)
 
@@ -93,7 +100,8 @@ class Bell:
 
     async def look(self) -> None:
         """Tell what is due."""
-        self._warn_of_secrets()
+        if self._warn_of_secrets() and not self._terms.to:
+            await self._remember()
         wrong = self._wrong() or self._is_down("spool.full")
         if self._terms.to and self._tally.due(self._clock.monotonic()) and not self._is_down("route.down"):
             await self._tell(self._tally.take(self._clock.monotonic()))
@@ -122,6 +130,8 @@ class Bell:
         )
         queue_id = await self._send(text, Envelope(terms.from_address, (terms.to,)), rule=letter.RULE)
         self._tally.told(self._clock.monotonic())
+        self._told.at = now
+        await self._remember()
         events.message_queued(
             queue_id=queue_id,
             sender=terms.from_address,
@@ -132,14 +142,23 @@ class Bell:
             rule=letter.RULE,
         )
 
-    def _warn_of_secrets(self) -> None:
+    async def _remember(self) -> None:
+        """Only once it is told for certain: a warning that was never mailed comes again after a restart."""
+        with suppress(OSError):  # then it is told once too often
+            await asyncio.to_thread(remembered.write, self._state, self._told)
+
+    def _warn_of_secrets(self) -> bool:
         """Once a day look at the days on which client secrets expire; 30, 7 and 1 days before it is said."""
         today = datetime.fromtimestamp(self._clock.now(), UTC).date()
         if today == self._today:
-            return
+            return False
         self._today = today
+        self._told.secrets = {one: days for one, days in self._told.secrets.items() if one in self._terms.expiring}
+        said = False
         for account, day in self._terms.expiring:
-            threshold = expiry.due(day, today, self._warned.get((account, day)))
+            threshold = expiry.due(day, today, self._told.secrets.get((account, day)))
             if threshold is not None:
-                self._warned[account, day] = threshold
+                said = True
+                self._told.secrets[account, day] = threshold
                 events.secret_expiring(account=account, expires=day.isoformat(), days=(day - today).days)
+        return said

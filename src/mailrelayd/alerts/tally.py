@@ -15,6 +15,8 @@ EVERY: Final = 3600.0  # seconds between two digests
 LASTING: Final = 600.0  # seconds after which an outage is worth a mail
 EXAMPLES: Final = 5  # lines shown of each kind
 KINDS: Final = 50
+OVER: Final = 50  # outages that have ended; where nobody is told of them, the latest
+LONGEST: Final = 2000  # characters of a line
 
 ENDS: Final = {
     "route.up": "route.down",
@@ -76,7 +78,8 @@ class Tally:
         self, severity: str, event: str, pairs: Mapping[str, object], line: str, *, now: float, ticks: float
     ) -> None:
         """An event was logged. `now`: wall clock; `ticks`: seconds of a clock that nobody sets."""
-        name = str(pairs.get("account") or "")
+        name = str(pairs.get("account") or pairs.get("path") or "")
+        line = line[:LONGEST]
         if event in ENDS:
             self._end((ENDS[event], name), now, ticks)
         elif severity in GRAVE and event in OUTAGES:
@@ -100,7 +103,7 @@ class Tally:
         outage = self._outages.pop(key, None)
         if outage is not None and (outage.told or ticks - outage.began >= LASTING):
             outage.ended = now
-            self._over.append(outage)
+            self._over = [*self._over[1 - OVER :], outage]
 
     def keep(self, names: Collection[str]) -> None:
         """Forget the outages of accounts that are no longer configured: nobody will say that they are over."""

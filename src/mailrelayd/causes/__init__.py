@@ -28,6 +28,7 @@ _TABLES: Final[tuple[tuple[Rule, ...], ...]] = (
     servers.RULES,
     tokens.RULES,
 )
+LOOKED_AT: Final = 2000  # characters of an error: some patterns need the square of them
 _PORTS: Final = {"smtp": ("465", "587"), "imap": ("993", "143")}  # TLS from the first byte, STARTTLS
 
 
@@ -39,7 +40,7 @@ def explain(protocol: str, stage: str, code: str, text: str, *, provider: str = 
     answered; `text` the server's words or ours. `provider` is the [oauth] provider of an account that logs in with a
     token, "" where it has a password. `account` ("outbound.smarthost") is what `setting` and the cure name.
     """
-    said = f"{code} {text}" if code not in ("", "0") else text
+    said = (f"{code} {text}" if code not in ("", "0") else text)[:LOOKED_AT]
     for table in _TABLES:
         for rule in table:
             if rule.applies(protocol, stage, said, provider):

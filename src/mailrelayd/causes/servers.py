@@ -199,7 +199,7 @@ _SENDING: Final[tuple[Rule, ...]] = (
 _FOLDERS: Final[tuple[Rule, ...]] = (
     rule(
         r"there is no folder|NONEXISTENT|(mailbox|folder) (doesn't|does not) exist|TRYCREATE|no such mailbox",
-        "the mailbox has no folder of this name",
+        "there is no folder",
         "set folder to one of those that exist (`mailrelayd doctor` lists them), or create_folder = true",
         "folder",
         on="imap",

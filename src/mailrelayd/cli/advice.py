@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
+from mailrelayd.clock import SystemClock
 from mailrelayd.config import secrets
 from mailrelayd.config.answering import InboundAccount
 from mailrelayd.config.load import Loaded
 from mailrelayd.config.relaying import OutboundAccount
 from mailrelayd.config.secrets import Secret
 from mailrelayd.config.settings import Settings
-from mailrelayd.oauth import tokens
+from mailrelayd.oauth import expiry, tokens
 
 SHORTEST_KEY = 32  # bytes, as approvals.token asks
 Account = OutboundAccount | InboundAccount
+
+
+def _accounts(settings: Settings) -> list[Account]:
+    return [account for account in (settings.account, *settings.mailboxes) if account is not None]
 
 
 def _references(settings: Settings) -> Iterator[tuple[str, Secret | str]]:
@@ -44,11 +50,10 @@ def _of_login(at: str, account: Account) -> Iterator[tuple[str, Secret | str]]:
 def unavailable(loaded: Loaded, errors: list[str], notes: list[str]) -> None:
     """Fetch the secrets as the daemon would; commands are looked for, not run."""
     settings = loaded.settings
-    accounts = [account for account in (settings.account, *settings.mailboxes) if account is not None]
     errors += [
         f"{loaded.origins[f'{tokens.label(account)}.auth']}: {tokens.label(account)}.auth: "
         f"a library for OAuth2 is not installed: {tokens.INSTALL}"
-        for account in accounts
+        for account in _accounts(settings)
         if account.auth == "oauth2" and account.oauth and not account.oauth.token_command and not tokens.installed()
     ]
     for key, reference in _references(settings):
@@ -94,6 +99,10 @@ def warn(loaded: Loaded, warnings: list[str], notes: list[str]) -> None:
         warnings.append("inbound: nothing is read there, because approvals are not enabled")
     for mailbox in loaded.settings.mailboxes:
         _about_mailbox(mailbox, loaded, warnings)
+    for key, secret in _secrets(loaded.settings):
+        _about_secret(key, secret, loaded, warnings)
+    for one in _accounts(loaded.settings):
+        _about_expiry(one, loaded, warnings)
     guard = loaded.settings.guard
     if guard.dry_run:
         notes.append("guard.dry_run: is true: nothing is sent, and every message ends as suppressed under failed/")
@@ -106,7 +115,6 @@ def warn(loaded: Loaded, warnings: list[str], notes: list[str]) -> None:
     if account.auth == "none" and (account.user or account.password):
         warnings.append(f'{at}.auth: is "none", so user and password are not used; remove them, or the line auth')
     _about_senders(account, at, loaded.settings, warnings)
-    _about_password(account, at, loaded, warnings)
     _about_tls(account, at, warnings)
     _about_port(account, at, {465: "tls", 587: "starttls", 25: "starttls"}, warnings)
 
@@ -119,7 +127,6 @@ def _about_mailbox(mailbox: InboundAccount, loaded: Loaded, warnings: list[str])
             f"{at}.user: its domain {theirs} is not {ours}, where answers go; "
             "`mailrelayd test --loop` proves that they arrive in this mailbox"
         )
-    _about_password(mailbox, at, loaded, warnings)
     _about_trust(mailbox, at, warnings)
     _about_port(mailbox, at, {993: "tls", 143: "starttls"}, warnings)
 
@@ -158,21 +165,43 @@ def _domain(address: str) -> str:
     return address.rpartition("@")[2].lower() if "@" in address else ""
 
 
-def _about_password(account: Account, at: str, loaded: Loaded, warnings: list[str]) -> None:
-    if loaded.origins[f"{at}.password"].endswith(")"):  # inherited, and told where it is written
+def _secrets(settings: Settings) -> Iterator[tuple[str, Secret]]:
+    """Every key that holds a secret, also of mailboxes that are not read yet."""
+    for account in _accounts(settings):
+        yield f"{tokens.label(account)}.password", account.password
+        if account.oauth is not None:
+            yield f"{tokens.label(account)}.oauth.client_secret", account.oauth.client_secret
+    if settings.asking is not None:
+        yield from (("approvals.secret", secret) for secret in settings.asking.secret)
+    yield from ((f"decisions[{position}].secret", sink.secret) for position, sink in enumerate(settings.decisions, 1))
+
+
+def _about_secret(key: str, secret: Secret, loaded: Loaded, warnings: list[str]) -> None:
+    if not secret or secrets.split(secret)[0] != "text":
         return
-    if account.password and secrets.split(account.password)[0] == "text":
-        place = loaded.origins[f"{at}.password"]
-        if place.startswith("environment "):
-            warnings.append(f'{at}.password: the secret itself is in {place}; write "file:PATH" or "credential:NAME"')
-            return
-        path = Path(place.rpartition(":")[0])
-        if path.stat().st_mode & 0o004:
-            warnings.append(
-                f"{at}.password: the secret itself is in {path}, which every user may read: chmod 640 {path}"
-            )
-        else:
-            warnings.append(f'{at}.password: the secret itself is in {path}; write "file:PATH" or "credential:NAME"')
+    place = loaded.origins[key]
+    if place.endswith(")"):  # inherited, and told where it is written
+        return
+    path = Path(place.rpartition(":")[0])
+    if not place.startswith("environment ") and path.stat().st_mode & 0o004:
+        cure = f"every user may read: chgrp it to the daemon's group and chmod 640 {path}"
+        warnings.append(f"{key}: the secret itself is in {path}, which {cure}")
+    else:
+        shown = place if place.startswith("environment ") else path
+        warnings.append(f'{key}: the secret itself is in {shown}; write "file:PATH" or "credential:NAME"')
+
+
+def _about_expiry(account: Account, loaded: Loaded, warnings: list[str]) -> None:
+    key = f"{tokens.label(account)}.oauth.client_secret_expires"
+    expires = account.oauth.client_secret_expires if account.auth == "oauth2" and account.oauth else None
+    today = datetime.fromtimestamp(SystemClock().now(), UTC).date()
+    if expires is None or expiry.due(expires, today) is None or loaded.origins[key].endswith(")"):
+        return
+    left = expiry.days_left(expires, today)
+    when = (
+        f"ends on {expires}, in {left} days" if left > 0 else "ends today" if not left else f"has expired on {expires}"
+    )
+    warnings.append(f"{key}: the client secret {when}; make a new one, and correct the day")
 
 
 def _about_tls(account: OutboundAccount, at: str, warnings: list[str]) -> None:

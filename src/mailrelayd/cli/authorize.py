@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import textwrap
@@ -102,7 +103,11 @@ def run(arguments: argparse.Namespace) -> int:
     except CommandError as error:
         return error.report()
     except KeyboardInterrupt:
-        return failure(os.EX_TEMPFAIL, "given up: nothing was changed", "mailrelayd authorize can be run again")
+        return failure(os.EX_TEMPFAIL, "given up", "mailrelayd authorize can be run again")
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # such as: no room for what is printed
+        return failure(os.EX_IOERR, f"standard output: {error.strerror or error}")
 
 
 # -- which account -----------------------------------------------------------------------------------------------------
@@ -238,6 +243,8 @@ async def _steps(
             yield authorization.refused(account, error, "consent")
             return
         except OSError as error:
+            if error.errno not in (errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL):
+                raise
             hint = "choose another one by --port, or use --paste"
             raise CommandError(os.EX_UNAVAILABLE, f"port {arguments.port}: {error.strerror}", hint) from error
         yield Step(source.account, "consent", Outcome.OK, "somebody has logged in, and the token is kept")

@@ -9,10 +9,10 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mailrelayd.cli.screen import Screen
     from mailrelayd.config.answering import Decisions
     from mailrelayd.config.load import Loaded
     from mailrelayd.diagnose.network import Account
-    from mailrelayd.diagnose.steps import Step
 
 HINT = "correct these lines, then run mailrelayd check again; config/mailrelayd.toml explains every key"
 
@@ -41,8 +41,10 @@ def register(commands: argparse._SubParsersAction[Any], common: argparse.Argumen
 def run(arguments: argparse.Namespace) -> int:
     """EX_OK; EX_CONFIG with every problem on stderr; or the status of the first step of --connect that failed."""
     from mailrelayd.cli import advice
+    from mailrelayd.cli.screen import Screen
     from mailrelayd.config.load import ConfigError, load
 
+    screen = Screen(as_json=arguments.json)
     errors: list[str] = []
     warnings: list[str] = []
     notes: list[str] = []
@@ -55,17 +57,18 @@ def run(arguments: argparse.Namespace) -> int:
         advice.unavailable(loaded, errors, notes)
         advice.warn(loaded, warnings, notes)
     if not arguments.json:
-        for line in _lines(loaded) if loaded is not None else ():
-            print(line)
+        screen.tell(_lines(loaded) if loaded is not None else ())
         for word, texts in (("warning", warnings), ("note", notes)):
             for text in texts:
                 print(f"{word}: {text}", file=sys.stderr)
-    steps = _connected(arguments, loaded) if loaded is not None and not errors else []
-    status = _status(errors, steps)
+    if loaded is not None and not errors and arguments.connect:
+        _connect(screen, loaded)
+    status = os.EX_CONFIG if errors else screen.status()
     if arguments.json:
-        print(json.dumps(_document(loaded, errors, warnings, notes) | _of_connect(arguments, steps, status), indent=2))
+        document = _document(loaded, errors, warnings, notes) | _of_connect(arguments, screen, status)
+        screen.tell([json.dumps(document, indent=2)])
     elif status == os.EX_OK:
-        print("ok")
+        screen.tell(["ok"])
     if errors:
         report(errors)
     return status
@@ -78,31 +81,21 @@ def report(problems: list[str]) -> None:
     print(f"hint: {HINT}", file=sys.stderr)
 
 
-def _connected(arguments: argparse.Namespace, loaded: Loaded) -> list[Step]:
-    if not arguments.connect:
-        return []
-    from mailrelayd.cli.doctor import watch
+def _connect(screen: Screen, loaded: Loaded) -> None:
+    from mailrelayd.clock import SystemClock
     from mailrelayd.diagnose import accounts
+    from mailrelayd.oauth.tokens import Tokens
 
-    return watch(loaded, accounts.chosen(loaded.settings, []), accounts.brief, as_json=arguments.json)
-
-
-def _status(errors: list[str], steps: list[Step]) -> int:
-    if errors:
-        return os.EX_CONFIG
-    if not steps:
-        return os.EX_OK
-    from mailrelayd.diagnose.steps import exit_status
-
-    return exit_status(steps)
+    tokens, chosen = Tokens(loaded.settings, SystemClock()), accounts.chosen(loaded.settings, [])
+    screen.watch((accounts.brief(account, loaded.settings, tokens) for account in chosen), loaded)
 
 
-def _of_connect(arguments: argparse.Namespace, steps: list[Step], status: int) -> dict[str, object]:
+def _of_connect(arguments: argparse.Namespace, screen: Screen, status: int) -> dict[str, object]:
     if not arguments.connect:
         return {}
     from mailrelayd.diagnose.steps import as_json
 
-    return {"ok": status == os.EX_OK, "status": status, "connect": as_json(steps)}
+    return {"ok": status == os.EX_OK, "status": status, "connect": as_json(screen.found)}
 
 
 def _document(loaded: Loaded | None, errors: list[str], warnings: list[str], notes: list[str]) -> dict[str, object]:

@@ -35,10 +35,10 @@ COMMANDS = {
 EXIT_STATUS = """\
 exit status (sysexits.h):
   0 done                              70 bug
-  64 usage                            73 the spool's files cannot be used
+  64 usage                            73 our files cannot be used
   65 no such message, or refused      75 try again, or a second daemon
-  66 no such file                     77 not allowed
-  69 no daemon                        78 configuration
+  66 no such file                     77 not allowed, or a login refused
+  69 no daemon, no way to a server    78 configuration
 
 The configuration's reference is the commented file config/mailrelayd.toml; `mailrelayd config show` prints
 what is in force and where each value comes from.

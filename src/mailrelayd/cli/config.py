@@ -217,6 +217,11 @@ def run_import_properties(arguments: argparse.Namespace) -> int:
     shown = "standard input" if arguments.file == "-" else arguments.file
     try:
         name = checks.account_name(arguments.name)
+    except ValueError as problem:
+        return failure(
+            os.EX_USAGE, f"--name {arguments.name!r} {problem}", "mailrelayd config import-properties --help"
+        )
+    try:
         given = _variables(arguments.set)
     except ValueError as problem:
         return failure(os.EX_USAGE, str(problem), "mailrelayd config import-properties --help")

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
-from mailrelayd.cli.doctor import WIDEST
+from mailrelayd.cli.screen import WIDEST
 from mailrelayd.oauth import grants
 from mailrelayd.oauth.listener import Listener, redirect_uri
 from mailrelayd.oauth.values import OAuthError
@@ -43,7 +43,7 @@ class Person:
         try:
             print(prompt, end=" ", file=self.out, flush=True)
             return input()
-        except EOFError:
+        except (EOFError, RuntimeError):  # the latter where standard input or output is closed
             raise OAuthError("nothing was pasted", kind="consent") from None
         finally:
             signal.signal(signal.SIGINT, before)

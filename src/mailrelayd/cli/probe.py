@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from mailrelayd.diagnose.steps import Step
+from typing import Any
 
 PATIENCE = "2m"  # for the probe of --loop
 
@@ -51,44 +48,28 @@ def register(commands: argparse._SubParsersAction[Any], common: argparse.Argumen
 
 def run(arguments: argparse.Namespace) -> int:
     """The exit status of the first step that failed, else EX_OK."""
-    import asyncio
-    import signal
-    from contextlib import aclosing
-
     from mailrelayd.cli import failure
-    from mailrelayd.cli.doctor import finish, show
+    from mailrelayd.cli.screen import Screen, unfit
     from mailrelayd.clock import SystemClock
     from mailrelayd.config.load import ConfigError, load
-    from mailrelayd.diagnose.accounts import placed
     from mailrelayd.diagnose.trial import Asked, Trial
     from mailrelayd.oauth.tokens import Tokens
     from mailrelayd.outbound.local import person
 
     if wrong := _misused(arguments):
         return failure(os.EX_USAGE, wrong, "mailrelayd test --help")
+    screen = Screen(as_json=arguments.json)
     try:
         loaded = load(arguments.config)
     except ConfigError as problem:
-        return finish(list(map(_unfit, problem.problems)), as_json=arguments.json, printed=False)
-    found: list[Step] = []
-
-    async def go() -> None:
-        clock = SystemClock()
-        asked = Asked(arguments.to, smtp=arguments.smtp, imap=arguments.imap, loop=arguments.loop)
-        test = Trial(loaded, Tokens(loaded.settings, clock), clock, person(os.getuid()).login)
-        steps = test.steps(asked, send=not arguments.no_send, patience=arguments.timeout)
-        async with aclosing(steps):  # type: ignore[type-var]
-            async for step in steps:
-                found.append(placed(step, loaded.origins))
-                if not arguments.json:
-                    show(found[-1])
-
-    try:
-        asyncio.run(go())
-    except KeyboardInterrupt:
-        hint = "a probe of --loop that is under way may stay in the folder: the daemon leaves it alone, delete it"
-        return failure(128 + signal.SIGINT, "interrupted", hint if arguments.loop else "")
-    return finish(found, as_json=arguments.json, printed=True)
+        screen.show(*unfit(problem.problems))
+        return screen.finish()
+    clock = SystemClock()
+    asked = Asked(arguments.to, smtp=arguments.smtp, imap=arguments.imap, loop=arguments.loop)
+    test = Trial(loaded, Tokens(loaded.settings, clock), clock, person(os.getuid()).login)
+    screen.watch([test.steps(asked, send=not arguments.no_send, patience=arguments.timeout)], loaded)
+    hint = "a probe of --loop that is under way may stay in the folder: the daemon leaves it alone, delete it"
+    return screen.finish(hint if arguments.loop else "")
 
 
 def _duration(text: str) -> float:
@@ -113,10 +94,3 @@ def _misused(arguments: argparse.Namespace) -> str:
     if arguments.imap and not arguments.smtp and (arguments.to or arguments.no_send):
         return "--imap sends nothing: it leaves no room for --to and --no-send"
     return ""
-
-
-def _unfit(problem: str) -> Step:
-    from mailrelayd.diagnose.steps import CONFIGURATION, Outcome, Step
-
-    cause = "The configuration does not hold, and the daemon would not start with it."
-    return Step("configuration", "file", Outcome.FAILED, problem, cause, "Correct this line.", "", CONFIGURATION)

@@ -9,6 +9,11 @@ import sys
 
 from mailrelayd.cli import failure
 
+FOLDERS = (
+    "it must lie in a folder of the daemon's user; /run/mailrelayd is made by the unit, "
+    "and without systemd by install -d -o mailrelayd -g mailrelayd /run/mailrelayd"
+)
+
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser) -> None:
     """Add the command."""
@@ -40,9 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
     except SpoolError as error:
         return failure(os.EX_CANTCREAT, str(error), "systemd-tmpfiles --create makes the folders, with their owners")
     except OSError as error:
-        return failure(
-            os.EX_CANTCREAT, f"{error.filename}: {error.strerror}" if error.filename else f"{error.strerror}"
-        )
+        reason = f"{error.filename}: {error.strerror}" if error.filename else f"{error.strerror}"
+        return failure(os.EX_CANTCREAT, reason, FOLDERS if isinstance(error, PermissionError) else "")
     except Exception as error:  # noqa: BLE001 - whatever it is, it has to be in the log, and the status has to say so
         events.daemon_bug(where="run", error=error)
         return os.EX_SOFTWARE

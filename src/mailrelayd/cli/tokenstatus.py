@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -47,10 +48,16 @@ def show(settings: Settings, only: Account | None, arguments: argparse.Namespace
                 print(escape(line))
         if not told:
             print('no account has auth = "oauth2"')
-    unread = [one["path"] for one in told if one["error"]]
+    unread = [one for one in told if one["error"]]
     if unread:
-        hint = "run it as root or as the daemon's user"
-        return failure(os.EX_NOPERM, f"{', '.join(unread)}: could not be read", hint)
+        paths = ", ".join(one["path"] for one in unread)
+        reasons = "; ".join(
+            one["error"] if one["path"] in one["error"] else ": ".join((one["path"], one["error"])) for one in unread
+        )
+        if any(one["error"] == os.strerror(errno.EACCES) for one in unread):
+            return failure(os.EX_NOPERM, f"{paths}: could not be read", "run it as root or as the daemon's user")
+        hint = f"mailrelayd authorize {unread[0]['account']} tries it, and writes a new one where it can"
+        return failure(os.EX_DATAERR, reasons, hint)
     return os.EX_OK
 
 

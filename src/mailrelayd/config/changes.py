@@ -11,7 +11,7 @@ from mailrelayd.config.secrets import Secret
 from mailrelayd.config.settings import Settings
 from mailrelayd.config.wording import Key, name
 
-_HIDDEN = ("token_command",)  # beside what is a Secret: its arguments may be one
+_HIDDEN = ("token_command", "command", "ping_url")  # beside what is a Secret: one may be in there
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,6 +102,13 @@ def address(text: str) -> str:
     return text
 
 
+def plain(address: str) -> str:
+    """An address that every server takes."""
+    if not address.isascii():
+        raise ValueError("must be written in ASCII: not every server takes other addresses, and who would say so?")
+    return address
+
+
 def domain(text: str) -> str:
     """A domain name, or nothing."""
     if text and not (is_domain(text) and not text.endswith(".")):

@@ -25,7 +25,7 @@ KNOWN = {
     "ssl.protocols": "tls.minimum and tls.maximum",
     "ssl.checkserveridentity": "true: as it always is here",
     "ssl.trust": "refused: a server proves itself by tls.ca_file or tls.fingerprint",
-    "starttls.enable": "security = starttls, which is never left out here",
+    "starttls.enable": "true: security = starttls; false: something else",
     "starttls.required": "security = starttls",
     "connectiontimeout": "connect_timeout, in milliseconds",
     "timeout": "command_timeout, in milliseconds",

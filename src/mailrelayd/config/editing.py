@@ -45,15 +45,18 @@ class EditError(Exception):
     """The way a file is written does not allow this edit; carries its path."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(".".join(path))
+        super().__init__(".".join(map(literals.key, path)))
         self.path = path
 
 
 def edited(text: str, edits: list[Edit]) -> str:
     """The text after all edits, in their order. Raises EditError; the text must be TOML."""
+    windows = "\r\n" in text and not re.search(r"(?<!\r)\n", text)
+    if windows:
+        text = text.replace("\r\n", "\n")
     for edit in edits:
         text = _once(text, edit)
-    return text
+    return text.replace("\n", "\r\n") if windows else text
 
 
 def applied(tree: Mapping[str, Any], edit: Edit) -> dict[str, Any]:
@@ -109,26 +112,25 @@ def _by_lines(text: str, edit: Edit) -> str:
         return "".join(lines)
     if edit.path in scanned.of:
         return _by_tree(text, edit)
-    end = "\r\n" if lines and lines[0].endswith("\r\n") else "\n"
     if lines and not lines[-1].endswith("\n"):
-        lines[-1] += end
+        lines[-1] += "\n"
     home = next((table for table in scanned.tables if table.path == edit.path[:-1]), None)
     if home is not None and not isinstance(edit.value, Mapping):
         indent = re.match(r"[ \t]*", lines[home.line - 1])
         assert indent is not None  # the pattern matches any text
         key = literals.key(edit.path[-1])
-        lines.insert(home.last, f"{indent[0]}{key} = {literals.literal(edit.value)}{end}")
+        lines.insert(home.last, f"{indent[0]}{key} = {literals.literal(edit.value)}\n")
         return "".join(lines)
-    return _with_table(lines, scanned.tables, edit, end)
+    return _with_table(lines, scanned.tables, edit)
 
 
-def _with_table(lines: list[str], tables: list[Table], edit: Put, end: str) -> str:
+def _with_table(lines: list[str], tables: list[Table], edit: Put) -> str:
     """Put a new section behind those it has most in common with."""
     path, value = (edit.path, edit.value) if isinstance(edit.value, Mapping) else (edit.path[:-1], None)
     inner: dict[str, Any] = dict(value) if isinstance(value, Mapping) else {edit.path[-1]: edit.value}
     for part in reversed(path):
         inner = {part: inner}
-    block = [line + end for line in tomlkit.dumps(inner).strip("\n").split("\n")]
+    block = [line + "\n" for line in tomlkit.dumps(inner).strip("\n").split("\n")]
     at = len(lines)
     common = 0
     for position, table in enumerate(tables):
@@ -137,8 +139,8 @@ def _with_table(lines: list[str], tables: list[Table], edit: Put, end: str) -> s
             common = same
             following = tables[position + 1].line - 1 if position + 1 < len(tables) else len(lines)
             at = _end_of(lines, table.last, following)
-    before = [end] if at and lines[at - 1].strip() else []
-    after = [end] if at < len(lines) and lines[at].strip() else []
+    before = ["\n"] if at and lines[at - 1].strip() else []
+    after = ["\n"] if at < len(lines) and lines[at].strip() else []
     return "".join([*lines[:at], *before, *block, *after, *lines[at:]])
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import copy
+import errno
 import os
 import stat
 import tomllib
@@ -35,6 +36,7 @@ COMMANDS = frozenset(("command", "token_command"))
 PUBLIC = frozenset(("user", "client_id"))  # references to what is no secret
 OURS = (("node",), ("state",), ("spool", "directory"), ("spool", "backend"))  # of this machine, whatever is asked for
 BACKUP = ".bak"
+ACL = "system.posix_acl_access"
 
 Key = tuple[str, ...]
 
@@ -84,7 +86,7 @@ class Plan:
         """Every new value's key, and the kinds of references in it, where it may be one."""
         for change in self.changes:
             for key, value in leaves(change.key, change.new):
-                texts = _texts(value) if key[-1] in SECRETS | PUBLIC else []
+                texts = _texts(value) if key[-1] in SECRETS or _is_public(key) else []
                 yield key, {secrets.split(one)[0] for one in texts if one}
 
 
@@ -116,15 +118,30 @@ def plan(target: Path, source: Path, environ: Mapping[str, str], *, everything: 
             text, mark = _text(content)
             before[path], after[path] = content, mark + editing.edited(text, edits).encode()
     try:
-        load(target, environ, check_files=False, instead=after)
+        new = load(target, environ, check_files=False, instead=after).settings
     except ConfigError as error:
         raise OutcomeError(error.problems) from error
+    if touched := [key for key in sorted(protected) if _account(settings, key) != _account(new, key)]:
+        raise OutcomeError([_taken_along(key, settings, new) for key in touched])
     outcome = written(target, after)[0]
     if (
         wrong := next(_changes(editing.without_empty(outcome), editing.without_empty(wanted), (), trees), None)
     ) is not None:
         raise EditError(wrong.key)
     return Plan(changes, kept, before, after)
+
+
+def _account(settings: Settings, key: Key) -> dict[str, Any]:
+    """What an account comes to, with all that it takes over from others."""
+    account: BaseModel = getattr(settings, key[0])[key[1]]
+    return account.model_dump()
+
+
+def _taken_along(key: Key, old: Settings, new: Settings) -> str:
+    """Why a protected account would not be what it was, although nothing in it changes."""
+    before, after = _account(old, key), _account(new, key)
+    parts = ", ".join(part for part in before if before[part] != after[part])
+    return f"{name(key)}: is protected, and takes what would change from elsewhere: write its own {parts}"
 
 
 def _wanted(
@@ -217,22 +234,35 @@ def carry_out(planned: Plan) -> None:
                 raise ChangedError(str(path))
             figures = folder.stat(real.name)
             assert figures is not None  # it has just been read
+            acl = _access_list(real)
             for one, data in ((real.name + BACKUP, planned.before[path]), (real.name, content)):
                 stack.callback(folder.remove, durable.TEMPORARY + one, sync=False)
-                _stage(folder, durable.TEMPORARY + one, data, figures)
+                _stage(folder, durable.TEMPORARY + one, data, figures, acl)
                 staged.append((folder, one))
         for folder, one in staged:
             folder.move(durable.TEMPORARY + one, folder, one)
 
 
-def _stage(folder: durable.Folder, temporary: str, data: bytes, like: os.stat_result) -> None:
-    """Put a file on disk that nobody sees yet, with the owner and the mode of another one."""
+def _access_list(path: Path) -> bytes | None:
+    """Who else may read a file or change it, as the kernel writes that; None: only its mode says so. Raises OSError."""
+    try:
+        return os.getxattr(path, ACL)
+    except OSError as error:
+        if error.errno in (errno.ENODATA, errno.ENOTSUP):
+            return None
+        raise
+
+
+def _stage(folder: durable.Folder, temporary: str, data: bytes, like: os.stat_result, acl: bytes | None) -> None:
+    """Put a file on disk that nobody sees yet, with the owner, the mode and the access list of another one."""
     descriptor = folder.create(temporary)
     try:
         own = os.fstat(descriptor)
         if (like.st_uid, like.st_gid) != (own.st_uid, own.st_gid):
             os.fchown(descriptor, like.st_uid, like.st_gid)
         os.fchmod(descriptor, stat.S_IMODE(like.st_mode))
+        if acl is not None:  # without it, what the mode calls the group's would be the mask: more than the group had
+            os.setxattr(descriptor, ACL, acl)
         durable.write_all(descriptor, data)
         durable.sync_file(descriptor)
     finally:
@@ -258,9 +288,14 @@ def shown(key: Key, value: object) -> str:
     elif key[-1] in SECRETS:
         texts = [secrets.describe(one) for one in _texts(value)]
         value = texts if isinstance(value, list) else "".join(texts)
-    elif key[-1] in PUBLIC and isinstance(value, str):
+    elif _is_public(key) and isinstance(value, str):
         value = secrets.describe_public(value)
     return literal(value)
+
+
+def _is_public(key: Key) -> bool:
+    """Whether a key takes references to what is no secret: of properties the user does, however its name is put."""
+    return key[-1] in PUBLIC or "properties" in key
 
 
 def _secret_names(model: type[BaseModel] = Settings) -> Iterator[str]:

@@ -58,7 +58,8 @@ def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
     begun, so_far = 0, ""
     for number, natural in enumerate(re.split(r"\r\n|\r|\n", text), 1):
         line = natural.lstrip(" \t\f")
-        if not begun and (not line or line[0] in "#!"):
+        if not so_far and (not line or line[0] in "#!"):  # also behind a backslash that stands alone, as in Java
+            begun = 0
             continue
         begun = begun or number
         if (len(line) - len(line.rstrip("\\"))) % 2:

@@ -72,7 +72,7 @@ class Log(Section):
 class Alerts(Section):
     """[alerts]: who hears of it when something needs a person."""
 
-    to: Address = ""
+    to: Annotated[Address, AfterValidator(checks.plain)] = ""
     ping_url: Annotated[str, AfterValidator(checks.ping)] = ""
 
 

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import aclosing, suppress
-from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from typing import TYPE_CHECKING
 
 from mailrelayd.config import secrets
 from mailrelayd.config.answering import InboundAccount
 from mailrelayd.config.settings import Settings
-from mailrelayd.diagnose import imap, network, smtp
+from mailrelayd.diagnose import imap, smtp, way
 from mailrelayd.diagnose.network import Account, key_of
 from mailrelayd.diagnose.steps import CONFIGURATION, Outcome, Step
 from mailrelayd.operate import log
 from mailrelayd.outbound.answers import printable
-from mailrelayd.tlsmemory import TlsMemory
 
 if TYPE_CHECKING:
     from mailrelayd.oauth.tokens import Tokens
-
-# Failures of these steps have their roots in the network: `network.examine` knows more about them than a login does.
-_OF_THE_NETWORK: Final = frozenset({"dns", "tcp", "tls", "greeting", "capabilities"})
 
 
 class Unknown(Exception):  # noqa: N818 - what is the case
@@ -48,95 +42,56 @@ def chosen(settings: Settings, names: list[str]) -> list[Account]:
     return found
 
 
-def hello(settings: Settings) -> str:
-    """Our own name, as the daemon says it; nothing is written where it has not run yet."""
-    if settings.node.name:
-        return settings.node.name
-    with suppress(OSError):
-        if name := (settings.state.directory / "node").read_text("ascii", "ignore").strip():
-            return name
-    letters = (c if c.isascii() and (c.isalnum() or c in ".-") else "-" for c in socket.gethostname())
-    return "".join(letters).strip(".-")[:63] or "localhost"
-
-
-async def thorough(account: Account, settings: Settings, tokens: Tokens) -> AsyncIterator[Step]:
+def thorough(account: Account, settings: Settings, tokens: Tokens) -> AsyncIterator[Step]:
     """Everything that can be seen without sending a mail or changing a folder; one login."""
+    return way.within(way.LONGEST, key_of(account), _thorough(account, settings, tokens))
+
+
+async def _thorough(account: Account, settings: Settings, tokens: Tokens) -> AsyncIterator[Step]:
     where = key_of(account)
-    unknown = unreached = False
+    unknown = False
     for step in await asyncio.to_thread(lambda: list(_secrets(account))):
         yield step
         unknown |= step.outcome is Outcome.FAILED
-    way: Mapping[str, object] = {}
-    async with aclosing(_network(account, settings)) as steps:  # type: ignore[type-var]
+    account, seen = way.hurried(account), []
+    async with aclosing(way.looked_at(account, settings)) as steps:  # type: ignore[type-var]
         async for step in steps:
             yield step
-            unreached |= step.outcome is Outcome.FAILED
-            way = step.data if _is_way(step) else way
+            seen.append(step)
+    unreached = any(step.outcome is Outcome.FAILED for step in seen)
     if unknown or unreached:
         reason = "the server cannot be reached as configured" if unreached else "user or secret cannot be had"
         yield Step(where, "login", Outcome.SKIPPED, f"not tried: {reason}")
         return
-    async for step in _spoken_to(_fixed(account, way), settings, tokens, rehearsed=True):
-        yield step
+    async with aclosing(_spoken_to(way.taken(account, seen), settings, tokens, rehearsed=True)) as steps:  # type: ignore[type-var]
+        async for step in steps:
+            yield step
 
 
-async def brief(account: Account, settings: Settings, tokens: Tokens) -> AsyncIterator[Step]:
+def brief(account: Account, settings: Settings, tokens: Tokens) -> AsyncIterator[Step]:
     """From the connection to the login, and whether the folder is there.
 
     What fails before the login is explained by a look at the network, where that knows more.
     """
-    if account.security == "auto":
-        looked = [step async for step in _network(account, settings)]
-        if wrong := [step for step in looked if step.outcome is Outcome.FAILED]:
-            yield wrong[0]
-            return
-        account = _fixed(account, next((step.data for step in reversed(looked) if _is_way(step)), {}))
-    async for step in _spoken_to(account, settings, tokens, rehearsed=False):
-        if step.outcome is not Outcome.FAILED or step.name not in _OF_THE_NETWORK:
+    return way.within(way.LONGEST, key_of(account), _brief(account, settings, tokens))
+
+
+async def _brief(account: Account, settings: Settings, tokens: Tokens) -> AsyncIterator[Step]:
+    fixed = await way.fixed(way.hurried(account), settings)
+    if isinstance(fixed, Step):
+        yield fixed
+        return
+    spoken_to = _spoken_to(fixed, settings, tokens, rehearsed=False)
+    async with aclosing(way.explained(fixed, settings, spoken_to)) as steps:  # type: ignore[type-var]
+        async for step in steps:
             yield step
-            continue
-        looked = [seen async for seen in _network(account, settings)]
-        yield next((seen for seen in looked if seen.outcome is Outcome.FAILED), step)
 
 
-async def _network(account: Account, settings: Settings) -> AsyncIterator[Step]:
-    """As `network.examine`, and with security = "auto" nothing below what has been seen before."""
-    least = ""
-    if account.security == "auto":
-        try:
-            best = await asyncio.to_thread(memory_of(account, settings).best)
-        except (OSError, ValueError) as error:
-            yield _no_memory(account, error)
-            return
-        least = best[0] if best is not None else ""
-    async for step in network.examine(account, hello=hello(settings), least=least):
-        yield step
-
-
-def memory_of(account: Account, settings: Settings) -> TlsMemory:
-    """What STATE/tls.json says of the account's server."""
-    prefix = "imap:" if isinstance(account, InboundAccount) else ""
-    return TlsMemory(settings.state.directory, prefix + account.host)
-
-
-def _is_way(step: Step) -> bool:
-    return step.name == "port" and step.outcome is Outcome.OK
-
-
-def _fixed(account: Account, way: Mapping[str, object]) -> Account:
-    """The account with what "auto" came to: a login then neither tries other ways nor remembers this one."""
-    if account.security != "auto" or not way:
-        return account
-    return account.model_copy(update={"security": way["level"], "port": way["port"]})
-
-
-async def _spoken_to(account: Account, settings: Settings, tokens: Tokens, *, rehearsed: bool) -> AsyncIterator[Step]:
+def _spoken_to(account: Account, settings: Settings, tokens: Tokens, *, rehearsed: bool) -> AsyncIterator[Step]:
     if isinstance(account, InboundAccount):
-        async for step in imap.examine(account, settings, tokens):
-            yield step
-    else:
-        async for step in smtp.examine(account, settings, hello(settings), tokens, rehearsed=rehearsed):
-            yield step
+        return imap.examine(account, settings, tokens)
+    conversation = smtp.rehearsal(account) if rehearsed else None
+    return smtp.examine(account, settings, way.hello(settings), tokens, conversation)
 
 
 def _secrets(account: Account) -> Iterator[Step]:
@@ -175,19 +130,3 @@ def _no_secret(where: str, key: str, text: str) -> Step:
     if "CREDENTIALS_DIRECTORY" in text:
         cure = "Run this as root, which reads /etc/mailrelayd/credentials where systemd does, or write file:PATH."
     return Step(where, "secret", Outcome.FAILED, printable(text), cause, cure, f"{where}.{key}", CONFIGURATION)
-
-
-def placed(step: Step, origins: Mapping[str, str]) -> Step:
-    """The step with the place where its setting is written, for whoever has to change it."""
-    if not step.setting:
-        return step
-    place = origins.get(step.setting, "default")
-    return replace(step, data={**step.data, "origin": place})
-
-
-def _no_memory(account: Account, error: OSError | ValueError) -> Step:
-    cause = "Which is the safest way to this server cannot be read, and without that no other is taken."
-    cure = "Run this as the daemon's user, or do what the text says."
-    text = printable(str(error))
-    key = f"{key_of(account)}.security"
-    return Step(key_of(account), "memory", Outcome.FAILED, text, cause, cure, key, CONFIGURATION)

@@ -14,7 +14,7 @@ from mailrelayd.config.answering import InboundAccount
 from mailrelayd.config.relaying import OutboundAccount
 from mailrelayd.config.secrets import Secret, SecretError, resolve
 from mailrelayd.config.settings import Settings
-from mailrelayd.diagnose import accounts, imap, smtp
+from mailrelayd.diagnose import imap, smtp, way
 from mailrelayd.diagnose import token as judging
 from mailrelayd.diagnose.network import Account
 from mailrelayd.diagnose.steps import CONFIGURATION, REFUSED, TEMPORARY, Outcome, Step
@@ -113,7 +113,7 @@ async def prove(
             async for step in imap.examine(one, settings, tokens, clock):
                 yield step
         else:
-            async for step in smtp.examine(one, settings, accounts.hello(settings), tokens):
+            async for step in smtp.examine(one, settings, way.hello(settings), tokens, smtp.rehearsal(one)):
                 yield step
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import ssl
 import warnings
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Any, Final
 
 from mailrelayd.diagnose.facts import Door, Handshake
@@ -24,6 +25,7 @@ VERSIONS: Final = {
     "1.3": ssl.TLSVersion.TLSv1_3,
 }
 KEPT: Final = 2048  # of the first bytes
+REST: Final = 5.0  # seconds for the rest of a line that has begun
 _PIECE: Final = 64 * 1024
 _LIMIT: Final = 64 * 1024  # octets of an answer before TLS
 _RECORD: Final = (0x15, 0x16)  # first octet of what a TLS server may say first (RFC 8446 section 5.1)
@@ -50,16 +52,29 @@ class NotOffered(Exception):  # noqa: N818 - what is the case
 
 
 async def first_words(door: Door, address: Address, seconds: float) -> tuple[bytes, bool]:
-    """What the server says without being asked, and whether it closed the connection. Raises OSError, TimeoutError."""
+    """What the server says without being asked within `seconds`, and whether it closed the connection instead.
+
+    Raises OSError, TimeoutError where it cannot be connected to.
+    """
     async with _connection(door, address) as (reader, _):
         try:
             async with asyncio.timeout(seconds):
-                heard = await reader.read(KEPT)
+                first = await reader.read(KEPT)
         except TimeoutError:
             return b"", False
         except OSError:
             return b"", True
-        return heard, not heard
+        return await _line(first, lambda: reader.read(KEPT)), not first
+
+
+async def _line(begun: bytes, more: Callable[[], Awaitable[bytes]]) -> bytes:
+    """A line that has `begun`, up to KEPT octets of it, as far as it comes: a greeting may arrive in pieces."""
+    heard = begun
+    with suppress(OSError):  # TimeoutError is one
+        async with asyncio.timeout(REST):
+            while begun and b"\n" not in heard and len(heard) < KEPT and (data := await more()):
+                heard += data
+    return heard[:KEPT]
 
 
 async def handshake(door: Door, address: Address, context: ssl.SSLContext, *, listen: bool = False) -> Handshake:
@@ -74,8 +89,14 @@ async def handshake(door: Door, address: Address, context: ssl.SSLContext, *, li
         await line.secure()
         made = line.made()
         if listen:
-            with suppress(ssl.SSLError, OSError):
-                return Handshake(made.version, made.cipher, made.chain, await line.read())
+            try:
+                return replace(made, heard=await _line(await line.read(), line.read))
+            except ssl.SSLError:  # such as an alert that asks for our certificate
+                return made
+            except TimeoutError:
+                raise
+            except OSError:
+                return replace(made, closed=True)
         return made
 
 
@@ -149,7 +170,7 @@ class _Secure:
         if not data:
             raise ConnectionResetError("the server closed the connection")
         if not self._first and data[0] not in _RECORD:
-            raise SpeaksPlain(data[:KEPT])
+            raise SpeaksPlain(await _line(data, lambda: self._reader.read(KEPT)))
         self._first = self._first or data
         self._in.write(data)
 

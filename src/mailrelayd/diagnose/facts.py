@@ -44,6 +44,7 @@ class Handshake:
     cipher: str
     chain: tuple[bytes, ...]  # DER, the server's own first; what it sent, not what was verified
     heard: bytes = b""  # its first words behind the handshake, where somebody waited for them
+    closed: bool = False  # it closed the connection instead
 
 
 @dataclass(frozen=True, slots=True)

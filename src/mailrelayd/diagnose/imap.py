@@ -13,7 +13,7 @@ from mailrelayd.config import secrets
 from mailrelayd.config.answering import InboundAccount
 from mailrelayd.config.settings import Settings
 from mailrelayd.diagnose import mailbox as meaning
-from mailrelayd.diagnose import prospect
+from mailrelayd.diagnose import prospect, refusals
 from mailrelayd.diagnose.steps import CONFIGURATION, REFUSED, TEMPORARY, UNAVAILABLE, Outcome, Step
 from mailrelayd.inbound import connect, seen
 from mailrelayd.inbound.imap import Session
@@ -58,7 +58,7 @@ async def examine(
         try:
             mechanism = choose(mailbox.auth, offer.capabilities)
         except ImapError as error:
-            yield meaning.no_mechanism(mailbox, offer.capabilities, error.text)
+            yield refusals.no_mechanism(mailbox, _mechanisms(offer), error.text)
             return
         session = await login.open_imap(mailbox, settings, tokens)
     except ImapError as error:
@@ -87,38 +87,15 @@ def failed(mailbox: InboundAccount, error: ImapError, name: str = "") -> Step:
     """The step that an error ends, with its cause; `name` where it is not that of the error's stage."""
     where = f"inbound.{mailbox.name}"
     stage_name, status = _STEPS.get(error.stage, ("folder", TEMPORARY))
-    if error.code in _NOT_NOW:
-        status = TEMPORARY
     if isinstance(error, NoSuchFolder):
         return _no_folder(mailbox, error, name or "folder")
-    below = error.__cause__
-    if isinstance(below, secrets.SecretError) or getattr(below, "kind", "") == "configuration":
-        status = CONFIGURATION
-    elif getattr(below, "kind", "") == "temporary":  # of an OAuthError
-        status = TEMPORARY
-    known = login.cause(mailbox, error)
-    text, cure, setting = (known.text, known.cure, known.setting) if known is not None else _guess(where, error)
-    said = f"[{error.code}] {error.text}" if error.code else error.text
-    said = log.masked(printable(said))
-    return Step(where, name or stage_name, Outcome.FAILED, said, text, cure, setting, status, data={"code": error.code})
-
-
-def _guess(where: str, error: ImapError) -> tuple[str, str, str]:
-    """Cause, cure and setting by the stage alone."""
-    if isinstance(error.__cause__, secrets.SecretError):
-        return "User or password cannot be had.", "Correct the reference, or what it leads to.", f"{where}.password"
-    match error.stage:
-        case Stage.CONNECT:
-            return (
-                "No connection to the server comes about.",
-                "Correct host and port, or open the way.",
-                f"{where}.host",
-            )
-        case Stage.TLS | Stage.STARTTLS:
-            return "TLS with this server does not come about.", "Correct security, port or tls.", f"{where}.security"
-        case Stage.LOGIN:
-            return "The server does not take this login.", "Correct user and password.", f"{where}.password"
-    return "The server does not do what was asked of it.", "Ask whoever runs it; its own log says more.", ""
+    status = TEMPORARY if error.code in _NOT_NOW else refusals.status_of(error, status)
+    known = login.cause(mailbox, error) or refusals.by_stage(where, error.stage, error)
+    said = log.masked(printable(f"[{error.code}] {error.text}" if error.code else error.text))
+    data = {"stage": str(error.stage), "code": error.code}
+    return Step(
+        where, name or stage_name, Outcome.FAILED, said, known.text, known.cure, known.setting, status, data=data
+    )
 
 
 def _no_folder(mailbox: InboundAccount, error: NoSuchFolder, name: str) -> Step:
@@ -141,14 +118,18 @@ def _no_folder(mailbox: InboundAccount, error: NoSuchFolder, name: str) -> Step:
 
 
 def _offered(where: str, offer: connect.Offer) -> Step:
-    mechanisms = sorted(word.removeprefix("AUTH=") for word in offer.capabilities if word.startswith("AUTH="))
-    if "LOGINDISABLED" not in offer.capabilities:
-        mechanisms = [*(word for word in mechanisms if word != "LOGIN"), "LOGIN"]  # the command
+    mechanisms = _mechanisms(offer)
     text = f"login by {', '.join(mechanisms) or 'nothing'}; the server says {offer.greeting or 'nothing'!r}"
     data = {"peer": offer.peer, "tls": offer.tls, "greeting": offer.greeting, "mechanisms": mechanisms}
     return Step(
         where, "capabilities", Outcome.OK, printable(text), data=data | {"capabilities": sorted(offer.capabilities)}
     )
+
+
+def _mechanisms(offer: connect.Offer) -> list[str]:
+    """The ways to log in; "LOGIN" is the command."""
+    offered = {word.removeprefix("AUTH=") for word in offer.capabilities if word.startswith("AUTH=")} - {"LOGIN"}
+    return [*sorted(offered), *(["LOGIN"] if "LOGINDISABLED" not in offer.capabilities else [])]
 
 
 async def user_of(mailbox: InboundAccount) -> str:

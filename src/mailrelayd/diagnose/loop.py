@@ -8,6 +8,7 @@ stands in References as well as in the address. Removed is that one mail alone, 
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing
@@ -23,7 +24,7 @@ from mailrelayd.clock import Clock
 from mailrelayd.config.answering import Approvals, InboundAccount
 from mailrelayd.config.relaying import OutboundAccount
 from mailrelayd.config.settings import Settings
-from mailrelayd.diagnose import imap, mail, returned
+from mailrelayd.diagnose import imap, mail, returned, smtp
 from mailrelayd.diagnose.mail import Letter, Occasion
 from mailrelayd.diagnose.returned import Returned
 from mailrelayd.diagnose.steps import Outcome, Step
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 POLL: Final = 2.0  # seconds between two looks, for servers that tell nothing by themselves
 LARGEST: Final = 1 << 18  # octets of a mail that are looked at
 FOLDERS: Final = 30  # that are searched for a probe that was filed elsewhere
+_MESSAGE_ID: Final = re.compile(r"(?im)^message-id:\s*<[a-z2-7]+\.probe@")
+_ANSWERS: Final = re.compile(r"(?im)^in-reply-to:")
 _LOOKED_FOR: Final = (*FIELDS, "Message-ID")
 PURPOSE: Final = """\
 This is a probe that mailrelayd sent to itself: it shows whether an answer to a request finds its way back.
@@ -112,12 +115,14 @@ async def go_round(
         if not posts:
             return
         handed_over = False
+        sending = mail.sending(account, sent.letter, sent.sender, sent.address)
         async with aclosing(
-            mail.send(account, settings, tokens, node, sent.letter, sent.sender, sent.address)  # type: ignore[type-var]
-        ) as sending:
-            async for step in sending:
-                handed_over = step.outcome is Outcome.OK
-                yield step if handed_over else returned.refused(step, approvals_of(settings), sent.address)
+            smtp.examine(account, settings, node, tokens, sending)  # type: ignore[type-var]
+        ) as steps:
+            async for step in steps:
+                handed_over = step.name == "send" and step.outcome is Outcome.OK
+                failed = step.outcome is Outcome.FAILED
+                yield returned.refused(step, approvals_of(settings), sent.address) if failed else step
         if not handed_over:
             return
         async with aclosing(_back(posts, settings, sent, clock, patience)) as steps:  # type: ignore[type-var]
@@ -198,7 +203,7 @@ async def _among_new(post: _Post, sent: Probe) -> _Found | None:
     bounce = None
     for summary in await _summaries(post.session, uids):
         post.looked_at.add(summary.uid)
-        if _carries(summary, sent):
+        if is_probe(summary.header, sent.token):
             data = await _content(post.session, summary)
             if not _repeats(data, sent):
                 return _found(post, post.mailbox.folder, summary, data)
@@ -225,9 +230,15 @@ async def _content(session: Session, summary: Summary) -> bytes:
         return b""
 
 
-def _carries(summary: Summary, sent: Probe) -> bool:
-    text = summary.header.decode("ascii", "replace").replace("\r\n", "\n")
-    return any(str(one) == sent.token for one in token.find(text))
+def is_probe(header: bytes, sent: str) -> bool:
+    """Whether it is the header of the probe with the token `sent`.
+
+    What answers the probe repeats the token, and is somebody else's mail.
+    """
+    text = header.decode("ascii", "replace").replace("\r\n", "\n")
+    if not _MESSAGE_ID.search(text) and _ANSWERS.search(text):  # some servers give every mail a Message-ID of theirs
+        return False
+    return any(str(one) == sent for one in token.find(text))
 
 
 def _repeats(data: bytes, sent: Probe) -> bool:
@@ -249,7 +260,7 @@ async def _elsewhere(posts: Sequence[_Post], sent: Probe) -> _Found | None:
             for folder in (await post.session.folders())[:FOLDERS]:
                 opened = await post.session.select(folder, read_only=True)
                 for summary in await _summaries(post.session, (await post.session.search())[-imap.DESCRIBED // 10 :]):
-                    if _carries(summary, sent):
+                    if is_probe(summary.header, sent.token):
                         post.uidvalidity = opened.uidvalidity
                         return _found(post, folder, summary, await _content(post.session, summary))
         except ImapError:
@@ -282,7 +293,7 @@ async def _remove(found: _Found, sent: Probe) -> Step:
     try:
         opened = await session.select(found.folder)
         again = await _summaries(session, [found.uid]) if opened.uidvalidity == found.post.uidvalidity else []
-        if not again or not _carries(again[0], sent):
+        if not again or not is_probe(again[0].header, sent.token):
             return Step(where, "removal", Outcome.OK, "the probe is not there any more: somebody else has taken it")
         if session.can_expunge or kind != "move" or not session.can_move:
             left = await session.delete([found.uid])

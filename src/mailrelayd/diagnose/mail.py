@@ -1,4 +1,4 @@
-"""A test mail that says what it is: written here, handed over on a connection of its own, the server's answer shown.
+"""A test mail that says what it is: written here, handed over behind the login, the server's answer shown.
 
 A login that works proves little: many servers refuse the sender's address only when the mail comes.
 """
@@ -7,23 +7,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from mailrelayd import causes, login
 from mailrelayd.config.relaying import OutboundAccount
 from mailrelayd.config.settings import Settings
 from mailrelayd.diagnose import smtp
-from mailrelayd.diagnose.steps import CONFIGURATION, REFUSED, TEMPORARY, Outcome, Step
+from mailrelayd.diagnose.steps import CONFIGURATION, Outcome, Step
 from mailrelayd.operate import log
-from mailrelayd.outbound import delivery
 from mailrelayd.outbound.answers import printable
 from mailrelayd.outbound.guard import RULES, Guard
 from mailrelayd.outbound.headers import date
-from mailrelayd.outbound.smtp import RouteTrouble
+from mailrelayd.outbound.opened import Opened
 from mailrelayd.outbound.values import Answers, Response, Stage, Transaction
-
-if TYPE_CHECKING:
-    from mailrelayd.oauth.tokens import Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,85 +105,36 @@ def held_back(settings: Settings, recipient: str, setting: str) -> Step | None:
     )
 
 
-async def send(
-    account: OutboundAccount, settings: Settings, tokens: Tokens, node: str, mail: Letter, sender: str, recipient: str
-) -> AsyncIterator[Step]:
-    """Hand one mail over on a connection of its own; the step "send", or the one that failed."""
-    try:
-        session = await login.open_smtp(account, settings, node, tokens)
-    except RouteTrouble as trouble:
-        yield smtp.failed(account, trouble, smtp.seen_by(trouble))
-        return
-    try:
+def sending(account: OutboundAccount, mail: Letter, sender: str, recipient: str) -> smtp.Conversation:
+    """Hand one mail over: the steps "sender", "recipient" and "send", or the one that failed."""
+    transaction = Transaction("test", sender, (recipient,), mail.size, mail.eight_bit)
+    where = f"outbound.{account.name}"
+
+    async def sent(session: Opened) -> AsyncIterator[Step]:
         try:
-            await session.send(Transaction("test", sender, (recipient,), mail.size, mail.eight_bit), mail)
+            await session.send(transaction, mail)
         except ValueError as error:
-            yield _unsayable(_key(account), str(error))
+            yield smtp.unsayable(where, "send", str(error))
             return
         session.finish()
-        answers = await session.next_answers()
-        yield _settled(account, sender, recipient, answers, session.trouble)
-    finally:
+        answers = await session.next_answers() or Answers(transaction, cut=session.trouble)
+        for step in smtp.envelope_taken(account, answers):
+            yield step
+        yield _settled(account, answers)
         await session.close()
 
-
-def _unsayable(where: str, text: str) -> Step:
-    cause = "An address of the mail cannot be said to this server."
-    cure = "Write addresses in ASCII, or use a server that offers SMTPUTF8."
-    return Step(where, "send", Outcome.FAILED, printable(text), cause, cure, f"{where}.from_address", CONFIGURATION)
+    return sent
 
 
-def _settled(
-    account: OutboundAccount, sender: str, recipient: str, answers: Answers | None, trouble: Response | None
-) -> Step:
+def _settled(account: OutboundAccount, answers: Answers) -> Step:
     """What the server's answers to the one mail mean."""
-    said = (answers.mail, *answers.recipients, answers.data, answers.body, answers.cut) if answers is not None else ()
-    refused = next((one for one in said if one is not None and not 200 <= one.code < 400), trouble)
-    if answers is None or answers.body is None or refused is not None:
-        return refusal(account, sender, recipient, answers, refused or Response(Stage.BODY, 0, "", "no answer came"))
-    text = log.masked(f"from {sender} to {recipient}: the server answered {answers.body}")
-    return Step(_key(account), "send", Outcome.OK, printable(text), data={"response": log.masked(str(answers.body))})
-
-
-def refusal(account: OutboundAccount, sender: str, recipient: str, answers: Answers | None, said: Response) -> Step:
-    """A mail that was not taken, after a login that worked: because of the sender, of the recipient, or of itself."""
-    where = _key(account)
-    if said.stage is Stage.MAIL or (answers is not None and delivery.judge(answers, sender).route is not None):
-        name, setting = "sender", f"{where}.from_address"
-        cause = f"The login works, and the server does not take mail from {sender}."
-        cure = "Write a from_address that this user may send as, or have the server allow it."
-    elif said.stage is Stage.RCPT:
-        name, setting = "recipient", f"{where}.test_to"
-        cause = f"The server takes the sender, and no mail for {recipient}."
-        cure = "Test with a recipient that exists (test_to, or --to), or have the server relay for this user."
-    elif said.code:
-        name, setting = "send", f"{where}.from_address"
-        cause = "The server takes login, sender and recipient, and refuses the mail itself."
-        cure = "Look at its reason: mostly it is the From, which is from_address, or a filter for content."
-    else:
-        name, setting = "send", ""
-        cause = "The connection was lost before the server had answered for the mail."
-        cure = "Try again; if it stays so, look at the server's log, and at what stands between."
-    provider = account.oauth.provider if account.auth == "oauth2" and account.oauth is not None else ""
-    code = f"{said.code or ''} {said.enhanced}".strip()
-    known = causes.explain("smtp", str(said.stage), code, said.text, provider=provider, account=where)
-    if known is not None:
-        cause, cure, setting = known.text, known.cure, known.setting or setting
-    return Step(
-        where,
-        name,
-        Outcome.FAILED,
-        printable(log.masked(f"{said.stage}: {said}")),
-        cause,
-        cure,
-        setting,
-        REFUSED if said.code >= 500 else TEMPORARY,
-        data={"stage": str(said.stage), "code": said.code, "enhanced": said.enhanced},
-    )
-
-
-def _key(account: OutboundAccount) -> str:
-    return f"outbound.{account.name}"
+    said = (answers.mail, *answers.recipients, answers.data, answers.body, answers.cut)
+    refused = next((one for one in said if one is not None and not 200 <= one.code < 400), None)
+    if answers.body is None or refused is not None:
+        return smtp.refusal(account, answers, refused or Response(Stage.BODY, 0, "", "no answer came"))
+    sent, response = answers.transaction, log.masked(str(answers.body))
+    text = f"from {sent.sender} to {', '.join(sent.recipients)}: the server answered {response}"
+    return Step(f"outbound.{account.name}", "send", Outcome.OK, printable(text), data={"response": response})
 
 
 def _plain(text: str) -> str:

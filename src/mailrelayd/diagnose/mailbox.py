@@ -7,28 +7,9 @@ from __future__ import annotations
 
 from mailrelayd.config.answering import InboundAccount
 from mailrelayd.config.relaying import OutboundAccount
-from mailrelayd.diagnose.steps import REFUSED, Outcome, Step
+from mailrelayd.diagnose.steps import Outcome, Step
 from mailrelayd.outbound.addresses import person
 from mailrelayd.outbound.answers import printable
-
-
-def no_mechanism(mailbox: InboundAccount, able: frozenset[str], text: str) -> Step:
-    """There is no way to log in that both sides know."""
-    where = f"inbound.{mailbox.name}"
-    cause, cure = (
-        "The server and we have no way to log in in common.",
-        "Have PLAIN or XOAUTH2 switched on at the server.",
-    )
-    if mailbox.auth == "password" and able & {"AUTH=XOAUTH2", "AUTH=OAUTHBEARER"}:
-        cause = "The server takes no password, only OAuth2 tokens."
-        cure = f'Write auth = "oauth2" and an [{where}.oauth] section.'
-    elif mailbox.auth == "oauth2" and ("AUTH=PLAIN" in able or "LOGINDISABLED" not in able):
-        cause, cure = (
-            "The server takes no OAuth2 token, only a password.",
-            'Write auth = "password", user and password.',
-        )
-    data = {"capabilities": sorted(able)}
-    return Step(where, "login", Outcome.FAILED, printable(text), cause, cure, f"{where}.auth", REFUSED, data=data)
 
 
 def removal(mailbox: InboundAccount, able: frozenset[str]) -> Step:

@@ -162,6 +162,8 @@ async def _expecting_tls(door: Door, address: Address) -> Step:
         return findings.other_protocol(door, recognised(plain.heard), plain.heard)
     except (ssl.SSLError, NotOffered):  # it speaks TLS; which, and why not with us, is looked at next
         return findings.right_port(door, b"")
+    if made.closed:
+        return findings.closed_port(door)
     if made.heard and recognised(made.heard) != door.protocol:
         return findings.other_protocol(door, recognised(made.heard), made.heard)
     return findings.right_port(door, made.heard)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from mailrelayd import causes, login, sasl
@@ -10,6 +12,7 @@ from mailrelayd.causes import Cause
 from mailrelayd.config import secrets
 from mailrelayd.config.relaying import OutboundAccount
 from mailrelayd.config.settings import Settings
+from mailrelayd.diagnose import refusals
 from mailrelayd.diagnose.steps import CONFIGURATION, REFUSED, TEMPORARY, UNAVAILABLE, Outcome, Step
 from mailrelayd.operate import log
 from mailrelayd.outbound import delivery
@@ -29,24 +32,20 @@ _STEPS: Final = {
     Stage.EHLO: ("capabilities", UNAVAILABLE),
     Stage.AUTH: ("login", REFUSED),
 }
-BEFORE_LOGIN: Final = frozenset({Stage.CONNECT, Stage.TLS, Stage.STARTTLS, Stage.GREETING, Stage.EHLO})
 _TAKES: Final = {"password": sasl.PASSWORD_MECHANISMS, "oauth2": sasl.TOKEN_MECHANISMS, "none": ()}
 
 
-async def examine(
-    account: OutboundAccount,
-    settings: Settings,
-    node: str,
-    tokens: Tokens,
-    *,
-    recipient: str = "",
-    rehearsed: bool = True,
-) -> AsyncIterator[Step]:
-    """From the greeting to RCPT, over one connection with one login. Ends with the first step that failed.
+Conversation = Callable[[Opened], AsyncIterator[Step]]
+"""What is said over a session after its login."""
 
-    `recipient`: instead of test_to. Without `rehearsed` it ends with the login.
+
+async def examine(
+    account: OutboundAccount, settings: Settings, node: str, tokens: Tokens, conversation: Conversation | None = None
+) -> AsyncIterator[Step]:
+    """From the greeting to the login, and the `conversation` behind it: one connection with one login.
+
+    Ends with the first step that failed.
     """
-    where = f"outbound.{account.name}"
     try:
         session = await login.open_smtp(account, settings, node, tokens)
     except RouteTrouble as trouble:
@@ -60,9 +59,10 @@ async def examine(
         for step in _greeted(account, session.seen, settings.spool.max_message_size):
             yield step
         yield _logged_in(account, session.seen)
-        if rehearsed:
-            for step in await _rehearsal(where, account, session, recipient or account.test_to):
-                yield step
+        if conversation is not None:
+            async with aclosing(conversation(session)) as steps:  # type: ignore[type-var]
+                async for step in steps:
+                    yield step
     finally:
         session.abort()
 
@@ -81,42 +81,17 @@ def failed(account: OutboundAccount, trouble: RouteTrouble, seen: Seen | None = 
     """The step that ends with this trouble, with its cause."""
     where, response = f"outbound.{account.name}", trouble.response
     name, status = _STEPS.get(response.stage, ("login", TEMPORARY))
-    if 400 <= response.code < 500:
-        status = TEMPORARY
-    below = trouble.__cause__
-    if isinstance(below, secrets.SecretError) or getattr(below, "kind", "") == "configuration":
-        status = CONFIGURATION
-    elif getattr(below, "kind", "") == "temporary":  # of an OAuthError
-        status = TEMPORARY
     if seen is not None and not response.code and response.stage is Stage.AUTH and _mechanism(account, seen) is None:
-        return _no_mechanism(where, account, seen, str(response))
-    return _explained(where, name, response, status, login.cause(account, trouble), _guess(where, response.stage))
+        return refusals.no_mechanism(account, seen.mechanisms, str(response))
+    status = TEMPORARY if 400 <= response.code < 500 else refusals.status_of(trouble, status)
+    known = login.cause(account, trouble) or refusals.by_stage(where, response.stage, trouble)
+    return _refused(where, name, response, status, known)
 
 
-def _explained(
-    where: str, name: str, response: Response, status: int, known: Cause | None, otherwise: tuple[str, str, str]
-) -> Step:
-    """A failed step; cause, cure and setting are `otherwise` where the answer is none of the known ones."""
-    cause, cure, setting = (known.text, known.cure, known.setting) if known is not None else otherwise
-    data = {"code": response.code, "enhanced": response.enhanced}
+def _refused(where: str, name: str, response: Response, status: int, known: Cause) -> Step:
+    data = {"stage": str(response.stage), "code": response.code, "enhanced": response.enhanced}
     said = log.masked(printable(str(response)))
-    return Step(where, name, Outcome.FAILED, said, cause, cure, setting, status, data=data)
-
-
-def _guess(where: str, stage: Stage) -> tuple[str, str, str]:
-    """Cause, cure and setting by the stage alone."""
-    match stage:
-        case Stage.CONNECT:
-            return (
-                "No connection to the server comes about.",
-                "Correct host and port, or open the way.",
-                f"{where}.host",
-            )
-        case Stage.TLS | Stage.STARTTLS:
-            return "TLS with this server does not come about.", "Correct security, port or tls.", f"{where}.security"
-        case Stage.AUTH:
-            return "The server does not take this login.", "Correct user and password.", f"{where}.password"
-    return "The server does not do what was asked of it.", "Ask whoever runs it; its own log says more.", ""
+    return Step(where, name, Outcome.FAILED, said, known.text, known.cure, known.setting, status, data=data)
 
 
 # Greeting, extensions, login
@@ -177,84 +152,108 @@ def _logged_in(account: OutboundAccount, seen: Seen) -> Step:
     return Step(where, "login", Outcome.OK, printable(text), data={"mechanism": mechanism})
 
 
-def _no_mechanism(where: str, account: OutboundAccount, seen: Seen, text: str) -> Step:
-    """There is no way to log in that both sides know."""
-    if not seen.mechanisms:
-        cause = "The server offers no login on this port."
-        cure = 'Write the port for submission (587 or 465), or auth = "none" where the server knows this machine.'
-        setting = f"{where}.auth"
-    elif account.auth == "password" and sasl.choose(seen.mechanisms, sasl.TOKEN_MECHANISMS):
-        cause = "The server takes no password, only OAuth2 tokens."
-        cure, setting = f'Write auth = "oauth2" and an [{where}.oauth] section.', f"{where}.auth"
-    elif account.auth == "oauth2" and sasl.choose(seen.mechanisms, sasl.PASSWORD_MECHANISMS):
-        cause = "The server takes no OAuth2 token, only a password."
-        cure, setting = 'Write auth = "password", user and password.', f"{where}.auth"
-    else:
-        cause = "The server and we have no way to log in in common."
-        cure = f"Have one of {', '.join(_TAKES[account.auth])} switched on at the server."
-        setting = f"{where}.auth"
-    data = {"mechanisms": list(seen.mechanisms)}
-    return Step(where, "login", Outcome.FAILED, printable(text), cause, cure, setting, REFUSED, data=data)
-
-
 # The rehearsal
 
 
-async def _rehearsal(where: str, account: OutboundAccount, session: Opened, recipient: str) -> list[Step]:
-    sender = account.from_address
+def rehearsal(account: OutboundAccount, sender: str = "", recipient: str = "") -> Conversation:
+    """What tells whether a mail would be taken, and sends none. By default from from_address to test_to."""
+
+    async def rehearsed(session: Opened) -> AsyncIterator[Step]:
+        for step in await _rehearsal(account, session, sender or account.from_address, recipient or account.test_to):
+            yield step
+
+    return rehearsed
+
+
+async def _rehearsal(account: OutboundAccount, session: Opened, sender: str, recipient: str) -> list[Step]:
+    where = f"outbound.{account.name}"
     if not sender:
         text = "not tried: without from_address each mail has a sender of its own"
         cure = f"Write {where}.from_address, the address this login may send as."
         return [Step(where, "sender", Outcome.SKIPPED, text, cure=cure)]
-    mail, *more = await session.rehearse(sender, recipient)
+    try:
+        mail, *more = await session.rehearse(sender, recipient)
+    except ValueError as error:
+        return [unsayable(where, "sender", str(error))]
     recipients = (recipient,) if recipient else ()
     answer = next((one for one in more if one.stage is Stage.RCPT), None)
-    if not _good(mail):
-        return [_sender_refused(where, account, mail)]
-    if answer is not None and not _good(answer):
-        # Many servers put off what they have against the sender until RCPT.
-        said = Answers(Transaction("", sender, recipients), mail=mail, recipients=(answer,))
-        if delivery.judge(said, sender).route is not None:
-            return [_sender_refused(where, account, answer)]
-        return [Step(where, "sender", Outcome.OK, _taken(sender, mail)), _recipient_refused(where, account, answer)]
-    steps = [Step(where, "sender", Outcome.OK, _taken(sender, mail))]
-    if answer is not None:
-        text = f"{_taken(recipient, answer)}; nothing was sent"
-        return [*steps, Step(where, "recipient", Outcome.OK, text)]
+    said = Answers(Transaction("", sender, recipients), mail=mail, recipients=(answer,) if recipient else ())
+    steps = envelope_taken(account, said)
+    if refused := next((one for one in (mail, answer) if one is not None and not _good(one)), None):
+        return [*steps, refusal(account, said, refused)]
+    if recipient:
+        return [*steps[:-1], replace(steps[-1], text=f"{steps[-1].text}; nothing was sent")]
     text = "not tried: many servers look at the sender only when they are told a recipient"
     cure = f"Write {where}.test_to, an address that may get test mails."
     return [*steps, Step(where, "recipient", Outcome.SKIPPED, text, cure=cure)]
 
 
-def _taken(address: str, answer: Response) -> str:
-    return printable(f"{address} is taken: {answer}")
+# What the answers to one mail mean, rehearsed or sent
+
+
+def envelope_taken(account: OutboundAccount, answers: Answers) -> list[Step]:
+    """A step for the sender and for the recipient, as far as the server takes them."""
+    where, transaction, steps = f"outbound.{account.name}", answers.transaction, []
+    if answers.mail is not None and _good(answers.mail) and not _of_sender(answers):
+        text = f"{transaction.sender} is taken: {answers.mail}"
+        steps.append(Step(where, "sender", Outcome.OK, printable(text)))
+        for recipient, answer in zip(transaction.recipients, answers.recipients, strict=False):
+            if answer is not None and _good(answer):
+                text = printable(f"{recipient} is taken: {answer}")
+                steps.append(Step(where, "recipient", Outcome.OK, text))
+    return steps
+
+
+def refusal(account: OutboundAccount, answers: Answers, said: Response) -> Step:
+    """A mail that was not taken, after a login that worked: because of the sender, of the recipient, or of itself.
+
+    `said`: the answer that refuses it; code 0: none came.
+    """
+    where, transaction = f"outbound.{account.name}", answers.transaction
+    sender, recipient = transaction.sender, ", ".join(transaction.recipients)
+    if said.stage is Stage.MAIL or (said.code and _of_sender(answers)):
+        name = "sender"
+        user = f"the user {secrets.describe_public(account.user)}" if account.auth != "none" else "this machine"
+        cause = f"The login works, and the server does not let {user} send as {sender}."
+        cure = "Write an address of that user as from_address, or have the server's operator allow this one."
+        setting = f"{where}.from_address"
+    elif said.stage is Stage.RCPT:
+        name, setting = "recipient", f"{where}.test_to"
+        cause = f"The server takes login and sender, and no mail for {recipient}."
+        cure = "Test with a recipient that exists (test_to, or --to), or have the server relay for this user."
+    else:
+        name, setting = "send", f"{where}.from_address"
+        cause = "The server takes login, sender and recipient, and refuses the mail itself."
+        cure = "Look at its reason: mostly it is the From, which is from_address, or a filter for content."
+    guess = Cause(cause, cure, setting)
+    if not said.code:
+        guess = Cause(
+            "The connection was lost, or no answer came, after a login that worked.",
+            "Try again; if it stays so, look at the server's log, and at what stands between.",
+        )
+    elif said.code < 500:
+        whom = {"sender": f"mail from {sender}", "recipient": f"mail for {recipient}"}.get(name, "this mail")
+        guess = Cause(
+            f"The server puts {whom} off: it asks for another try later (greylisting), or has trouble itself.",
+            "Try again in some minutes, as the daemon does by itself; nothing here needs a change.",
+        )
+    provider = account.oauth.provider if account.auth == "oauth2" and account.oauth is not None else ""
+    code = f"{said.code or ''} {said.enhanced}".strip()
+    known = causes.explain("smtp", said.stage, code, said.text, provider=provider, account=where)
+    return _refused(where, name, said, REFUSED if said.code >= 500 else TEMPORARY, known or guess)
+
+
+def unsayable(where: str, name: str, text: str) -> Step:
+    """An address that cannot be told to the server."""
+    cause = "An address of the mail cannot be said to this server."
+    cure = "Write addresses in ASCII, or use a server that offers SMTPUTF8."
+    return Step(where, name, Outcome.FAILED, printable(text), cause, cure, f"{where}.from_address", CONFIGURATION)
+
+
+def _of_sender(answers: Answers) -> bool:
+    """Many servers put off what they have against the sender until RCPT, or until the mail is there."""
+    return delivery.judge(answers, answers.transaction.sender).route is not None
 
 
 def _good(answer: Response) -> bool:
     return 200 <= answer.code < 300
-
-
-def _sender_refused(where: str, account: OutboundAccount, answer: Response) -> Step:
-    """Imagicle's warning: the login works, and mail would be refused all the same."""
-    user = f"the user {secrets.describe_public(account.user)}" if account.auth != "none" else "this machine"
-    cause = f"The login works, and the server does not let {user} send as {account.from_address}."
-    cure = "Write an address of that user as from_address, or have the server's operator allow this one."
-    otherwise = (cause, cure, f"{where}.from_address")
-    return _explained(where, "sender", answer, _status(answer), _known(where, account, answer), otherwise)
-
-
-def _recipient_refused(where: str, account: OutboundAccount, answer: Response) -> Step:
-    cause = "The server takes the login and the sender, and refuses this recipient."
-    cure = "Write another address as test_to; if every recipient is refused, ask whoever runs the server for relaying."
-    otherwise = (cause, cure, f"{where}.test_to")
-    return _explained(where, "recipient", answer, _status(answer), _known(where, account, answer), otherwise)
-
-
-def _known(where: str, account: OutboundAccount, answer: Response) -> Cause | None:
-    provider = account.oauth.provider if account.auth == "oauth2" and account.oauth is not None else ""
-    code = f"{answer.code or ''} {answer.enhanced}".strip()
-    return causes.explain("smtp", answer.stage, code, answer.text, provider=provider, account=where)
-
-
-def _status(answer: Response) -> int:
-    return REFUSED if answer.code >= 500 else TEMPORARY

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
@@ -46,6 +46,14 @@ class Step:
 def exit_status(steps: Iterable[Step]) -> int:
     """The class of the first failed step; 0 where none failed."""
     return next((step.status or TEMPORARY for step in steps if step.outcome is Outcome.FAILED), 0)
+
+
+def placed(step: Step, origins: Mapping[str, str]) -> Step:
+    """The step with the place where its setting is written, for whoever has to change it."""
+    if not step.setting:
+        return step
+    place = origins.get(step.setting, "default")
+    return replace(step, data={**step.data, "origin": place})
 
 
 def as_json(steps: Sequence[Step]) -> dict[str, object]:

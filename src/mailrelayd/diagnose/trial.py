@@ -8,7 +8,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from mailrelayd.clock import Clock
 from mailrelayd.config import secrets
@@ -16,9 +16,8 @@ from mailrelayd.config.answering import InboundAccount
 from mailrelayd.config.load import Loaded
 from mailrelayd.config.relaying import OutboundAccount
 from mailrelayd.config.settings import Settings
-from mailrelayd.diagnose import imap, loop, mail, network, smtp
+from mailrelayd.diagnose import imap, loop, mail, smtp, way
 from mailrelayd.diagnose import mailbox as meaning
-from mailrelayd.diagnose.accounts import hello, memory_of
 from mailrelayd.diagnose.mail import Occasion
 from mailrelayd.diagnose.steps import CONFIGURATION, Outcome, Step
 from mailrelayd.outbound.answers import printable
@@ -27,10 +26,6 @@ if TYPE_CHECKING:
     from mailrelayd.oauth.tokens import Tokens
 
 PURPOSE: Final = "This is a test mail: the configuration named below can send it. Nobody needs to answer."
-# Failures of these steps have their roots in the network, about which `network.examine` knows more.
-_OF_THE_NETWORK: Final = frozenset({"dns", "tcp", "tls", "greeting", "capabilities"})
-
-Account = TypeVar("Account", OutboundAccount, InboundAccount)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +47,7 @@ class Trial:
         self._settings = loaded.settings
         self._tokens = tokens
         self._clock = clock
-        self._node = hello(loaded.settings)
+        self._node = way.hello(loaded.settings)
         self._occasion = Occasion(who, socket.gethostname(), self._node, loaded.sha256, clock.now())
 
     async def steps(self, asked: Asked, *, send: bool, patience: float) -> AsyncIterator[Step]:
@@ -61,13 +56,15 @@ class Trial:
         yield Step(
             "configuration", "file", Outcome.OK, printable(f"{files} holds"), data={"sha256": self._loaded.sha256}
         )
+        reading = way.LONGEST * max(len(self._settings.mailboxes), 1)
         parts: list[AsyncIterator[Step]] = []
         if asked.loop:
-            parts.append(self._whole_way(patience))
+            whole = way.LONGEST + reading + patience
+            parts.append(way.within(whole, "approvals", self._whole_way(patience)))
         if not asked.loop and (asked.smtp or not asked.imap):
-            parts.append(self._smarthost(asked.to, send=send))
+            parts.append(way.within(way.LONGEST, "outbound", self._smarthost(asked.to, send=send)))
         if not asked.loop and (asked.imap or not asked.smtp):
-            parts.append(self._mailboxes(asked=asked.imap))
+            parts.append(way.within(reading, "inbound", self._mailboxes(asked=asked.imap)))
         for part in parts:
             async with aclosing(part):  # type: ignore[type-var]
                 async for step in part:
@@ -90,30 +87,27 @@ class Trial:
             if step := missing or held:
                 yield step
                 return
-        fixed = await self._fixed(account)
+        fixed = await way.fixed(way.hurried(account), self._settings, self._clock)
         if isinstance(fixed, Step):
             yield fixed
             return
+        if sender:
+            yield meaning.sending(account, sender, user)
+        conversation = smtp.rehearsal(account, sender, recipient)
+        if send:
+            fields = (f"Message-ID: <test.{random.token_hex(12)}@{self._node}>",)
+            letter = mail.letter(self._occasion, sender, recipient, PURPOSE, fields)
+            conversation = mail.sending(account, letter, sender, recipient)
         failed = False
-        rehearsal = smtp.examine(fixed, self._settings, self._node, self._tokens, recipient=recipient)
-        async with aclosing(self._explained(fixed, rehearsal)) as steps:  # type: ignore[type-var]
+        examination = smtp.examine(fixed, self._settings, self._node, self._tokens, conversation)
+        explained = way.explained(fixed, self._settings, examination, self._clock)
+        async with aclosing(explained) as steps:  # type: ignore[type-var]
             async for step in steps:
                 failed |= step.outcome is Outcome.FAILED
                 yield step
-        if sender:
-            yield meaning.sending(account, sender, user)
-        if failed:
-            return
-        if not send:
+        if not send and not failed:
             text = "no mail was sent (--no-send): unproven is that the server takes one with this From, and delivers it"
             yield Step(where, "send", Outcome.SKIPPED, text)
-            return
-        fields = (f"Message-ID: <test.{random.token_hex(12)}@{self._node}>",)
-        letter = mail.letter(self._occasion, sender, recipient, PURPOSE, fields)
-        sending = mail.send(fixed, self._settings, self._tokens, self._node, letter, sender, recipient)
-        async with aclosing(sending):  # type: ignore[type-var]
-            async for step in sending:
-                yield step
 
     async def _mailboxes(self, *, asked: bool) -> AsyncIterator[Step]:
         """What stands in the folders, and what the next poll would do."""
@@ -131,12 +125,12 @@ class Trial:
 
     async def _mailbox(self, mailbox: InboundAccount, *, linked: bool) -> AsyncIterator[tuple[Step, InboundAccount]]:
         """The steps, each with the account as it was used."""
-        fixed = await self._fixed(mailbox)
+        fixed = await way.fixed(way.hurried(mailbox), self._settings, self._clock)
         if isinstance(fixed, Step):
             yield fixed, mailbox
             return
         examination = imap.examine(fixed, self._settings, self._tokens, self._clock, linked=linked)
-        async with aclosing(self._explained(fixed, examination)) as steps:  # type: ignore[type-var]
+        async with aclosing(way.explained(fixed, self._settings, examination, self._clock)) as steps:  # type: ignore[type-var]
             async for step in steps:
                 yield step, fixed
 
@@ -161,7 +155,7 @@ class Trial:
         if failed:
             yield Step("approvals", "arrival", Outcome.SKIPPED, "no probe was sent: nobody could see it come back")
             return
-        fixed = await self._fixed(account)
+        fixed = await way.fixed(way.hurried(account), self._settings, self._clock)
         if isinstance(fixed, Step):
             yield fixed
             return
@@ -170,41 +164,9 @@ class Trial:
         going = loop.go_round(
             fixed, watched, settings, self._tokens, sent, node=self._node, clock=self._clock, patience=patience
         )
-        async with aclosing(self._explained(fixed, going)) as steps:  # type: ignore[type-var]
+        async with aclosing(way.explained(fixed, self._settings, going, self._clock)) as steps:  # type: ignore[type-var]
             async for step in steps:
                 yield step
-
-    async def _fixed(self, account: Account) -> Account | Step:
-        """The account with what security = "auto" comes to here, so that nothing is remembered of a mere test."""
-        if account.security != "auto":
-            return account
-        key = network.key_of(account)
-        try:
-            best = await asyncio.to_thread(memory_of(account, self._settings).best)
-        except (OSError, ValueError) as error:
-            cause = "Which is the safest way to this server cannot be read, and without that no other is taken."
-            cure = "Run this as the daemon's user, or do what the text says."
-            text = printable(str(error))
-            return Step(key, "memory", Outcome.FAILED, text, cause, cure, f"{key}.security", CONFIGURATION)
-        least = best[0] if best is not None else ""
-        seen = [step async for step in network.examine(account, hello=self._node, least=least)]
-        if wrong := next((step for step in seen if step.outcome is Outcome.FAILED), None):
-            return wrong
-        way = next(step.data for step in reversed(seen) if step.name == "port" and step.outcome is Outcome.OK)
-        return account.model_copy(update={"security": way["level"], "port": way["port"]})
-
-    async def _explained(
-        self, account: OutboundAccount | InboundAccount, examination: AsyncIterator[Step]
-    ) -> AsyncIterator[Step]:
-        """The steps; a failure of this account below the login is looked into, as `doctor` does it."""
-        async with aclosing(examination):  # type: ignore[type-var]
-            async for step in examination:
-                below = step.name in _OF_THE_NETWORK and step.account == network.key_of(account)
-                if step.outcome is not Outcome.FAILED or not below:
-                    yield step
-                    continue
-                seen = [one async for one in network.examine(account, hello=self._node, clock=self._clock)]
-                yield next((one for one in seen if one.outcome is Outcome.FAILED), step)
 
 
 async def _user(account: OutboundAccount) -> str:

@@ -67,6 +67,10 @@ def settings_unusable(door: Door, text: str) -> Step:
 
 def trusted(door: Door, chain: Sequence[Certificate], now: float, *, how: str) -> Step:
     """The certificate is the one we want; `how` says by what. Warns below EXPIRY_WARNING days."""
+    if not chain:
+        cause, cure = "Nobody is told here when it ends.", "Look at it with the line below."
+        text = f"{how}; what stands in it cannot be read here"
+        return Step(door.account, "certificate", Outcome.WARNING, text, cause, cure, command=door.openssl)
     own = chain[0]
     soonest = min(chain, key=lambda one: one.not_after)
     days = soonest.days_left(now)

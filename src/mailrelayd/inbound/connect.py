@@ -92,8 +92,7 @@ async def connect(
     seconds = longest_opening(account)
     try:
         async with asyncio.timeout(seconds):
-            context = await asyncio.to_thread(tls.context, account.tls)  # reads the CA files
-            opening = _Opening(account, user, secret, context)
+            opening = _Opening(account, user, secret, await _context(account))
             if account.security == "auto":
                 return await _connect_auto(opening, remembered)
             return await opening.open(_ways(account)[0])
@@ -113,7 +112,7 @@ async def look(account: Account, *, remembered: Remembered | None = None) -> Off
     failures: list[ImapError] = []
     try:
         async with asyncio.timeout(seconds):
-            opening = _Opening(account, "", "", await asyncio.to_thread(tls.context, account.tls))
+            opening = _Opening(account, "", "", await _context(account))
             for way in _ways(account, remembered.best() if remembered is not None else None):
                 try:
                     return await opening.look(way)
@@ -133,6 +132,13 @@ def longest_opening(account: Account) -> float:
     return _FILES + sum(
         account.connect_timeout + account.command_timeout * len(_WAITS[way.level]) for way in _ways(account)
     )
+
+
+async def _context(account: Account) -> ssl.SSLContext | None:
+    """What secures the account's connections; None: nothing does. Raises TlsError."""
+    if account.security == "none":
+        return None
+    return await asyncio.to_thread(tls.shared_context, account.tls)  # looks at the CA files
 
 
 async def _connect_auto(opening: _Opening, remembered: Remembered | None) -> Session:
@@ -196,7 +202,7 @@ class _Opening:
     account: Account
     user: str
     secret: str
-    context: ssl.SSLContext
+    context: ssl.SSLContext | None  # others use it, too; None: no way is to be secured
 
     async def open(self, way: _Way) -> Session:
         """One connection from DNS to the login."""
@@ -255,6 +261,7 @@ class _Opening:
         if way.level != "tls":
             await loop.create_connection(lambda: connection, sock=sock)
             return
+        assert self.context is not None
         seconds = self.account.connect_timeout
         try:
             async with asyncio.timeout_at(deadline):
@@ -294,7 +301,7 @@ class _Opening:
             raise ImapError(Stage.STARTTLS, f"the server offers no STARTTLS; {hint}")
         await connection.call(Stage.STARTTLS, "STARTTLS")
         plain = connection.transport
-        assert plain is not None
+        assert plain is not None and self.context is not None
         seconds = self.account.command_timeout
         try:
             async with asyncio.timeout(seconds):

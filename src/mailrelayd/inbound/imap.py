@@ -95,7 +95,7 @@ class Session:
             if any(_same(name, other) for other in there):
                 raise
             shown = ", ".join(there[:_NAMES_SHOWN]) + (", ..." if len(there) > _NAMES_SHOWN else "")
-            text = self._connection.shown(f"there is no folder {name!r}, but {shown or 'none at all'}: {refused.text}")
+            text = self._connection.shown(f"there is no folder {name!r}, but {shown or 'none at all'}")
             raise NoSuchFolder(Stage.SELECT, text, refused.code, there) from refused
         with self._understood(Stage.SELECT):
             mailbox = answers.opened(name, answer.untagged, answer.status, read_only=read_only)

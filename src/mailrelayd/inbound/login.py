@@ -9,9 +9,12 @@ from mailrelayd.inbound.connection import Connection
 from mailrelayd.inbound.names import quoted
 from mailrelayd.inbound.values import ImapError, Stage
 from mailrelayd.outbound.answers import printable
-from mailrelayd.sasl import oauth_bearer
+from mailrelayd.sasl import oauth_bearer, xoauth2
 
 _TOKEN = ("XOAUTH2", "OAUTHBEARER")
+_INLINE = (
+    2000  # octets of a message that may stand in the command; Dovecot closes at lines of some 4,000 before a login
+)
 
 
 async def log_in(connection: Connection, auth: str, user: str, secret: str) -> None:
@@ -29,7 +32,7 @@ async def log_in(connection: Connection, auth: str, user: str, secret: str) -> N
         argument, *rest = _arguments(user, secret)
         await connection.call(Stage.LOGIN, "LOGIN", argument.decode(), answers=rest)
     else:
-        inline = "SASL-IR" in offered
+        inline = "SASL-IR" in offered and len(packed) <= _INLINE
         error_answer = {"XOAUTH2": [b""], "OAUTHBEARER": [b"AQ=="]}.get(mechanism, [])
         await connection.call(
             Stage.LOGIN,
@@ -51,7 +54,7 @@ def _first_message(mechanism: str, user: str, secret: str) -> bytes:
         raise ImapError(Stage.LOGIN, "user or password holds a control character")
     match mechanism:
         case "XOAUTH2":
-            return f"user={user}\x01auth=Bearer {secret}\x01\x01".encode()
+            return xoauth2(user, secret)
         case "OAUTHBEARER":
             return oauth_bearer(user, secret)
         case _:

@@ -113,7 +113,7 @@ class Asking:
     async def _proof(self) -> Any:
         flows = await _flows()
         secret = await asyncio.to_thread(self._resolved, self.oauth.client_secret, "oauth.client_secret")
-        log.conceal(secret)
+        log.conceal(secret, of=f"{self._account}.oauth.client_secret")
         return flows.Proof(secret, self.oauth.client_certificate, self.oauth.service_account_file)
 
     def _resolved(self, reference: Secret | str, key: str) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 LIMIT: Final = 64 * 1024  # characters of a token that is looked at
+LATEST: Final = 253_402_300_800.0  # seconds since the epoch: the year 10000, for which there are no words
 LONGEST: Final = 200  # characters of one value that are shown
 
 
@@ -77,6 +78,6 @@ def _words(value: object) -> tuple[str, ...]:
 
 
 def _time(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e12:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < LATEST:
         return None
     return float(value)

@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
-from urllib.parse import quote_plus
+from urllib.parse import quote, quote_plus
 
 import httpx2
 from authlib.integrations.base_client.errors import OAuthError as Refused
@@ -241,12 +241,15 @@ async def _sent(
     """The answer as an object. Raises OAuthError for everything else, without what was said."""
     transport: _Bounded = client._transport
     host = where or terms.host
-    hidden = [text for text in (own.secret, *said) if text]
+    forms = ({text, quote(text), quote(text, safe=""), quote_plus(text)} for text in (own.secret, *said) if text)
+    hidden = sorted(set().union(*forms), key=len, reverse=True)
     try:
         async with asyncio.timeout(SECONDS):
             answer = await asking
             if isinstance(answer, httpx2.Response):
                 answer = _object(terms, answer)
+            if not 200 <= transport.status < 300:  # RFC 6749 section 5.1: whatever stands in it
+                raise _status(host, transport.status)
     except Refused as error:
         raise grants.refusal(
             terms,

@@ -11,8 +11,9 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import stat
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +24,7 @@ from mailrelayd.oauth.values import Token
 FORMAT: Final = 1
 LIMIT: Final = 1 << 20  # bytes
 LOCK: Final = ".lock-"  # prefix of the file that is locked; it stays, since removing it would let two holders exist
+LATEST: Final = 253_402_300_800.0  # seconds since the epoch: the year 10000, for which there are no words
 PATIENCE: Final = 60.0  # seconds that another process may take with the provider
 _LOOK_AGAIN: Final = 0.05  # seconds
 
@@ -71,7 +73,7 @@ class Store:
         except FileNotFoundError:
             return Record()
         try:
-            content = folder.read(self._name, limit=LIMIT + 1)
+            content = self._content(folder)
         except FileNotFoundError:
             return Record()
         finally:
@@ -83,19 +85,36 @@ class Store:
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ValueError(f"{self.path} is damaged") from error
 
+    def _content(self, folder: durable.Folder) -> bytes:
+        """Raises OSError; ValueError where somebody else may have written it."""
+        descriptor = folder.open(self._name)
+        try:
+            figures = os.fstat(descriptor)
+            if figures.st_uid not in (os.geteuid(), 0, os.fstat(folder.fd).st_uid):
+                raise ValueError(f"{self.path} belongs to another user: remove it")
+            if figures.st_mode & 0o077:
+                with suppress(OSError):  # whoever may only read it may not mend that either
+                    os.fchmod(descriptor, 0o600)
+            return durable.read_at(descriptor, 0, LIMIT + 1)
+        finally:
+            os.close(descriptor)
+
     def write(self, record: Record) -> None:
         """Replace the file, all or nothing, on disk when this returns. Raises OSError."""
-        data = json.dumps(_document(record), indent=1).encode() + b"\n"
+        with self.draft() as draft:
+            draft.keep(record)
+
+    @contextmanager
+    def draft(self, room: int = 0) -> Iterator[Draft]:
+        """What may become the file, with so many bytes of the disk set aside for it. Raises OSError."""
         with self._open() as folder:
-            temporary = durable.TEMPORARY + self._name
-            descriptor = folder.folder.create(temporary)
+            made = Draft(folder, self._name)
             try:
-                folder.give(descriptor)
-                durable.write_all(descriptor, data)
-                durable.sync_file(descriptor)
+                if room:
+                    os.posix_fallocate(made.descriptor, 0, room)
+                yield made
             finally:
-                os.close(descriptor)
-            folder.folder.move(temporary, folder.folder, self._name)
+                made.close()
 
     @asynccontextmanager
     async def held(self) -> AsyncIterator[None]:
@@ -111,16 +130,37 @@ class Store:
 
     def _open_lock(self) -> int:
         with self._open() as folder:
-            descriptor = folder.folder.create(self._lock)
-            try:
-                folder.give(descriptor)
-            except BaseException:
-                os.close(descriptor)
-                raise
-            return descriptor
+            return folder.create(self._lock)
 
     def _open(self) -> _Owned:
         return _Owned(self._folder)
+
+
+class Draft:
+    """A file that has no name of its own yet."""
+
+    def __init__(self, folder: _Owned, name: str) -> None:
+        """Raises OSError."""
+        self._folder = folder
+        self._name = name
+        self._temporary = durable.TEMPORARY + name
+        # What a crash has left may belong to another user.
+        folder.folder.remove(self._temporary, sync=False)
+        self.descriptor = folder.create(self._temporary)
+
+    def keep(self, record: Record) -> None:
+        """Put it in place of the file, on disk when this returns. Raises OSError."""
+        data = json.dumps(_document(record), indent=1).encode() + b"\n"
+        durable.write_all(self.descriptor, data)
+        os.ftruncate(self.descriptor, len(data))
+        durable.sync_file(self.descriptor)
+        self._folder.folder.move(self._temporary, self._folder.folder, self._name)
+
+    def close(self) -> None:
+        """Throw it away, unless it was kept."""
+        os.close(self.descriptor)
+        with suppress(OSError):
+            self._folder.folder.remove(self._temporary, sync=False)
 
 
 class _Owned:
@@ -142,11 +182,24 @@ class _Owned:
     def __exit__(self, *_: object) -> None:
         self.folder.close()
 
-    def give(self, descriptor: int) -> None:
-        """Let a new file belong to the folder's owner: the daemon, which is an ordinary user, has to read it."""
-        owner = os.fstat(self.folder.fd)
-        if os.geteuid() == 0 != owner.st_uid:
-            os.fchown(descriptor, owner.st_uid, owner.st_gid)
+    def create(self, name: str) -> int:
+        """A descriptor for writing a file of the folder's owner: the daemon, an ordinary user, has to read it.
+
+        What is no file, or stands elsewhere too, is left alone: opening it might wait for ever, and root would give
+        away what it has not made.
+        """
+        figures = self.folder.stat(name)
+        if figures is not None and not (stat.S_ISREG(figures.st_mode) and figures.st_nlink == 1):
+            raise durable.NotRegularError(errno.EINVAL, f"{name} is no file of its own", name)
+        descriptor = self.folder.create(name)
+        try:
+            owner = os.fstat(self.folder.fd)
+            if os.geteuid() == 0 != owner.st_uid:
+                os.fchown(descriptor, owner.st_uid, owner.st_gid)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
 
 
 def _locked(descriptor: int) -> bool:
@@ -211,6 +264,6 @@ def _text(value: object) -> str:
 
 
 def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e12:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < LATEST:
         raise TypeError("no time")
     return float(value)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
@@ -25,8 +25,10 @@ from mailrelayd.operate import log
 
 __all__ = ["INSTALL", "LONGEST", "Account", "Status", "TokenSource", "Tokens", "installed", "label"]
 
-LONGEST: Final = 180.0  # seconds that `token` may take: secrets by commands, another process, two requests
+LONGEST: Final = 180.0  # seconds that `token` may take, whoever else asks meanwhile
+FINISH: Final = 60.0  # of these, for what must not be left half done: two requests, a secret by a command, the disk
 PAUSE: Final = 30.0  # seconds between two tries to renew a token that is still valid
+ROOM: Final = 64 * 1024  # bytes of the disk for a token's record
 
 T = TypeVar("T")
 Account = OutboundAccount | InboundAccount
@@ -89,11 +91,13 @@ class TokenSource:
         self._store = store
         self._clock = clock
         self._token: Token | None = None
-        self._unsaved: Record | None = None  # stands nowhere but here
+        self._unsaved: tuple[Record, str] | None = None  # stands nowhere but here; and the refresh token it replaces
         self._refused = ""  # an access token that a mail server did not take
         self._concealed: list[str] = []
         self._next_try = 0.0  # clock.monotonic(): not before, while the token is valid
         self._one = asyncio.Lock()
+        self._failures = 0
+        self._failure: OAuthError | None = None  # the last one
 
     @property
     def provider(self) -> str:
@@ -101,16 +105,33 @@ class TokenSource:
         return self.oauth.provider
 
     async def token(self, *, anew: bool = False) -> str:
-        """An access token; with `anew` one that comes from the provider now. Raises OAuthError."""
+        """An access token; with `anew` one that comes from the provider now. Raises OAuthError, after `LONGEST`."""
+        try:
+            async with asyncio.timeout(LONGEST - FINISH):
+                found = await self._in_turn(anew=anew)
+        except TimeoutError:
+            text = f"no token could be had within {LONGEST - FINISH:g} s: others have been asking for it all the time"
+            raise OAuthError(text, kind="temporary", code="timeout") from None
+        except OAuthError as error:
+            if error.kind != "consent":
+                raise
+            raise self._told(error) from error
+        self._conceal(found.access_token)
+        return found.access_token
+
+    async def _in_turn(self, *, anew: bool) -> Token:
+        """One asker at a time; who waits while the provider fails another one does not ask it once more."""
+        before = self._failures
         async with self._one:
+            if self._failure is not None and self._failures != before and not anew:
+                last = self._failure
+                raise OAuthError(last.text, kind=last.kind, code=last.code)
             try:
-                found = await self._found(anew=anew)
+                return await self._found(anew=anew)
             except OAuthError as error:
-                if error.kind != "consent":
-                    raise
-                raise self._told(error) from error
-            self._conceal(found.access_token)
-            return found.access_token
+                self._failures += 1
+                self._failure = OAuthError(error.text, kind=error.kind, code=error.code)
+                raise
 
     def _conceal(self, token: str) -> None:
         """The one before as well: connections that were opened with it may still be there."""
@@ -163,7 +184,7 @@ class TokenSource:
             text = "the provider gave no refresh token, so the login would end with this one: allow offline access"
             raise OAuthError(text, kind="refused")
         terms = await asyncio.to_thread(self._asking.terms)
-        await self._whole(self._save(Record(terms.fingerprint, token)))
+        await self._whole(self._save(Record(terms.fingerprint, token), None))
         self._refused = ""
         self.fetched += 1
 
@@ -171,17 +192,17 @@ class TokenSource:
 
     async def _found(self, *, anew: bool) -> Token:
         if self._unsaved is not None:
-            await self._whole(self._save(self._unsaved))
+            await self._whole(self._save(*self._unsaved))
         mine = self._token if self._token is not None and self._is_good(self._token) and not anew else None
         if mine is not None and (mine.is_fresh(self._clock.now()) or self._clock.monotonic() < self._next_try):
             return mine
         try:
             self._token = await (self._by_command() if self.oauth.token_command else self._shared(anew=anew))
-        except OAuthError as error:
-            if mine is None or error.kind != "temporary":
+        except OAuthError:
+            if mine is None:
                 raise
             self._next_try = self._clock.monotonic() + PAUSE
-            return mine
+            return mine  # to its end, whatever the provider says of the next one
         return self._token
 
     def _is_good(self, token: Token) -> bool:
@@ -199,10 +220,7 @@ class TokenSource:
         try:
             async with self._store.held():
                 return await self._whole(self._renewed(terms, anew=anew))
-        except TimeoutError as error:
-            text = f"another process has been asking for this account's token for too long ({self._store.path})"
-            raise OAuthError(text, kind="temporary") from error
-        except OSError as error:
+        except OSError as error:  # or TimeoutError
             if terms.interactive:
                 raise self._unusable(error) from error
         return await self._asked(terms, "")  # as often as needed, so it may stand in memory only
@@ -214,22 +232,38 @@ class TokenSource:
         if good is not None and not anew and good.is_fresh(self._clock.now()):
             return good
         try:
-            if terms.interactive and (stored is None or not stored.refresh_token):
+            if not terms.interactive:
+                found = await self._asked(terms, "")
+            elif stored is None or not stored.refresh_token:
                 raise OAuthError(missing or "its token cannot be renewed", kind="consent")
-            found = await self._asked(terms, stored.refresh_token if stored is not None else "")
+            else:
+                return await self._exchanged(terms, stored.refresh_token)
         except OAuthError as error:
             await asyncio.to_thread(self._note, error)
-            if error.kind != "temporary" or good is None or anew:
+            if good is None or anew:
                 raise
             self._next_try = self._clock.monotonic() + PAUSE
             return good
-        # On disk before it is used: a provider that rotates refresh tokens has forgotten the one before.
-        record = Record(terms.fingerprint, found)
-        try:
-            await asyncio.to_thread(self._store.write, record)
-        except OSError as error:
-            if terms.interactive:
-                self._unsaved = record
+        with suppress(OSError):  # only a copy, for others
+            await asyncio.to_thread(self._store.write, Record(terms.fingerprint, found))
+        return found
+
+    async def _exchanged(self, terms: Terms, refresh_token: str) -> Token:
+        """The next token, on disk before it is used: a provider that rotates refresh tokens has forgotten this one.
+
+        Room for it is made before it is asked for, so that a full disk costs nothing.
+        """
+        with ExitStack() as stack:
+            try:
+                draft = await asyncio.to_thread(stack.enter_context, self._store.draft(ROOM))
+            except OSError as error:
+                raise self._unusable(error) from error
+            found = await self._asked(terms, refresh_token)
+            record = Record(terms.fingerprint, found)
+            try:
+                await asyncio.to_thread(draft.keep, record)
+            except OSError as error:
+                self._unsaved = record, refresh_token
                 raise self._unusable(error) from error
         return found
 
@@ -254,15 +288,26 @@ class TokenSource:
             return None, "its token was given for another user, application, provider or scope"
         return record.token, ""
 
-    async def _save(self, record: Record) -> None:
-        """A token that was not saved yet, and is the one to use."""
+    async def _save(self, record: Record, replaced: str | None) -> None:
+        """A token that was not saved yet, and is the one to use, unless the file no longer holds what it replaced."""
         try:
             async with self._store.held():
-                await asyncio.to_thread(self._store.write, record)
+                if replaced is None or await asyncio.to_thread(self._still_holds, replaced):
+                    await asyncio.to_thread(self._store.write, record)
+                    self._token = record.token
         except OSError as error:
-            self._unsaved = record
             raise self._unusable(error) from error
-        self._token, self._unsaved = record.token, None
+        self._unsaved = None
+
+    def _still_holds(self, refresh_token: str) -> bool:
+        """Whether nobody has logged in anew since. Raises OAuthError, OSError."""
+        try:
+            token = self._store.read().token
+        except NewerFormatError as error:
+            raise OAuthError(f"{self._store.path}: {error}", kind="configuration") from error
+        except ValueError:  # damaged: what we have is better
+            return True
+        return token is None or token.refresh_token == refresh_token
 
     def _note(self, error: OAuthError) -> None:
         """For `authorize --status`; the same again is no news."""
@@ -273,6 +318,9 @@ class TokenSource:
                 self._store.write(replace(record, trouble=trouble))
 
     def _unusable(self, error: OSError) -> OAuthError:
+        if isinstance(error, TimeoutError) and error.errno is None:
+            text = f"another process has been asking for this account's token for too long ({self._store.path})"
+            return OAuthError(text, kind="temporary")
         text = f"{self._store.path} cannot be used: {error.strerror or error}"
         if isinstance(error, PermissionError):
             text += "; run it as the daemon's user: runuser -u mailrelayd -- mailrelayd ..."

@@ -62,6 +62,8 @@ class Server:
         name, folder = sockets.reachable(self._path)
         try:
             self._server = await asyncio.start_unix_server(self._connected, name, limit=LIMIT)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from error  # bind(2) names no file
         finally:
             os.close(folder)
         self._path.chmod(0o660)

@@ -103,36 +103,51 @@ def emit_error(event: str, pairs: Mapping[str, Value], error: BaseException) -> 
     _tell("error", event, pairs)
 
 
-def listen(listener: Listener | None) -> None:
+def listen(listener: Listener | None, *, also: frozenset[str] = frozenset()) -> None:
     """Have one listener told of every event from notice on, whatever the level: severity, event, pairs and the line.
+
+    `also`: events that it is told of whatever their severity.
 
     The line is what text shows behind the time: escaped, without secrets. None: nobody any more.
     """
-    global _listener
-    _listener = listener
+    global _listener, _listened_for
+    _listener, _listened_for = listener, also
 
 
 def _tell(severity: Severity, event: str, pairs: Mapping[str, Value]) -> None:
-    if _listener is None or severity in ("debug", "info"):
+    if _listener is None or (severity in ("debug", "info") and event not in _listened_for):
         return
     shown = {key: _concealed(value) for key, value in pairs.items() if value is not None}
     _listener(severity, event, pairs, " ".join([event, *(f"{key}={_quoted(value)}" for key, value in shown.items())]))
 
 
-def conceal(secret: str) -> None:
+def conceal(secret: str, of: str = "") -> None:
     """Show `secret` as `********` in every value from now on: as it is, as Python and JSON quote it, and in base64.
 
     base64 is recognised at any offset (AUTH PLAIN sends user and password as one string). Secrets shorter
     than four characters are not masked.
+
+    `of`: whose it is, for one that a command may give out anew each time. Of those the latest two are concealed, as
+    connections that were opened with the one before may still be there; without `of` it is for good, until `forget`.
     """
-    if len(secret) < SHORTEST_SECRET or secret in _secrets:
+    if len(secret) < SHORTEST_SECRET:
         return
-    _secrets[secret] = _disguises(secret)
-    _look_for_secrets()
+    if secret not in _secrets:
+        _secrets[secret] = _disguises(secret)
+        _look_for_secrets()
+    if not of:
+        _for_good.add(secret)
+        return
+    latest = [*(one for one in _latest.get(of, ()) if one != secret), secret]
+    _latest[of] = tuple(latest[-2:])
+    for one in latest[:-2]:
+        if one not in _for_good and not any(one in others for others in _latest.values()):
+            forget(one)
 
 
 def forget(secret: str) -> None:
     """Conceal `secret` no longer: each one makes every line slower, and tokens come anew every hour."""
+    _for_good.discard(secret)
     if _secrets.pop(secret, None) is not None:
         _look_for_secrets()
 
@@ -350,5 +365,8 @@ def _filtering_logger(threshold: int) -> Any:
 
 _logger = _filtering_logger(logging.INFO)
 _listener: Listener | None = None
+_listened_for: frozenset[str] = frozenset()
 _secrets: dict[str, set[str]] = {}
+_for_good: set[str] = set()
+_latest: dict[str, tuple[str, ...]] = {}  # whose -> the one before, and the one now
 _secret_forms: re.Pattern[str] | None = None

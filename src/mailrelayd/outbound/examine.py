@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pwd
 import stat
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -98,6 +99,11 @@ class Examiner:
         """The file has been taken, or is gone."""
         self._seen.pop((inlet.folder.fd, name), None)
         self._linked.pop((inlet.folder.fd, name), None)
+
+    def forget_all_but(self, there: Collection[tuple[int, str]]) -> None:
+        """Their owners have removed all others, also those that were refused."""
+        self._seen = {key: seen for key, seen in self._seen.items() if key in there}
+        self._linked = {key: first for key, first in self._linked.items() if key in there}
 
     def look(self, inlet: Inlet, name: str, *, renamed: bool) -> Ready | Later | Refused | Unusable | None:
         """What to do with this name; None: there is nothing (any more). `renamed`: it arrived in one step."""

@@ -36,23 +36,20 @@ class Opened(Session):
         """The answers to MAIL, to RCPT where there is a `recipient`, and to the RSET behind them: nothing is sent.
 
         Before any transaction, and instead of all: the connection is only good for `abort` then. An answer that does
-        not come has code 0 and ends the list.
+        not come has code 0 and ends the list. Raises ValueError, before anything is said, where an address cannot be.
         """
-        forms = [(Stage.MAIL, "MAIL FROM", sender)] + ([(Stage.RCPT, "RCPT TO", recipient)] if recipient else [])
+        for address in (sender, recipient):
+            if FORBIDDEN & set(address) or not address.isprintable():
+                raise ValueError(f"the address {address!a} cannot be said in a command")
+        utf8 = not (sender + recipient).isascii()
+        if utf8 and not self.extensions.smtputf8:
+            raise ValueError("the server takes ASCII addresses only (no SMTPUTF8)")
         said = _Said()
         self._transport.set_protocol(said)
-        answers: list[Response] = []
-        utf8 = not (sender + recipient).isascii()
-        for stage, verb, address in forms:
-            if FORBIDDEN & set(address) or not address.isprintable():
-                text = f"the address {address!a} cannot be said in a command"
-                return [*answers, Response(stage, 0, "", text)]
-            if utf8 and not self.extensions.smtputf8:
-                return [*answers, Response(stage, 0, "", "the server takes ASCII addresses only (no SMTPUTF8)")]
-            parameters = " SMTPUTF8" if utf8 and stage is Stage.MAIL else ""
-            answers.append(await self._asked(said, stage, f"{verb}:<{address}>{parameters}"))
-            if not 200 <= answers[-1].code < 300:
-                break
+        parameters = " SMTPUTF8" if utf8 else ""
+        answers = [await self._asked(said, Stage.MAIL, f"MAIL FROM:<{sender}>{parameters}")]
+        if recipient and 200 <= answers[-1].code < 300:
+            answers.append(await self._asked(said, Stage.RCPT, f"RCPT TO:<{recipient}>"))
         if answers[-1].code:
             answers.append(await self._asked(said, Stage.RSET, "RSET"))
         return answers

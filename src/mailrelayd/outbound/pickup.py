@@ -166,6 +166,7 @@ class Pickup:
             present.add((fd, _UNFINISHED))
             self._say((fd, _UNFINISHED), left.refused(), f"tmp/{left.name}")
         self._told = {key: told for key, told in self._told.items() if key in present}
+        self._taker.forget_all_but(present)
         if not self._unread_named:
             await self._name_unread()
 

@@ -14,7 +14,7 @@ import secrets
 import socket
 import ssl
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, Protocol, cast
@@ -39,6 +39,7 @@ _WAITS: Final = {
     "none": ("greeting", "EHLO", "HELO"),  # and never a password
 }
 _FILES: Final = 5.0  # seconds for certificates and tls.json, and for all that is between two waits
+_COMMAND_LINE: Final = 512  # octets with CRLF; RFC 5321 section 4.5.3.1.4
 _SIZE_DIGITS: Final = 20  # RFC 1870 section 3
 _HELO_INSTEAD: Final = (500, 502)  # RFC 5321 section 3.2: a server without EHLO
 
@@ -112,7 +113,9 @@ async def connect(
     seconds = longest_opening(account)
     try:
         async with asyncio.timeout(seconds):
-            context = await asyncio.to_thread(tls.context, account.tls)  # reads the CA files
+            context = None
+            if account.security != "none":
+                context = await asyncio.to_thread(tls.shared_context, account.tls)  # looks at the CA files
             opening = _Opening(account, user, password, hello, context)
             if account.security == "auto":
                 return await _connect_auto(opening, remembered)
@@ -188,7 +191,7 @@ class _Opening:
     user: str
     password: str
     hello: str
-    context: ssl.SSLContext
+    context: ssl.SSLContext | None  # others use it, too; None: no way is to be secured
 
     async def open(self, way: _Way) -> Opened:
         """One connection from DNS to AUTH."""
@@ -248,7 +251,7 @@ class _Opening:
                 limit.reschedule(loop.time() + account.command_timeout)
 
         try:
-            with self._at(Stage.GREETING), _handshake_watched(self.context, secured):
+            with self._at(Stage.GREETING), tls.handshake_watched(secured):
                 end = deadline if smtp.use_tls else loop.time() + account.command_timeout
                 async with asyncio.timeout_at(end) as limit:
                     # The library's own limit, one for both halves, only has to be no shorter than ours.
@@ -349,10 +352,8 @@ class _Opening:
                 await smtp.auth_login(self.user, self.password)
             case "CRAM-MD5":
                 await smtp.auth_crammd5(self.user, self.password)
-            case "XOAUTH2":
-                await smtp.auth_xoauth2(self.user, self.password)
             case _:
-                await _oauth_bearer(smtp, sasl.oauth_bearer(self.user, self.password))
+                await _by_token(smtp, mechanism, self.user, self.password)
 
     @contextmanager
     def _at(self, stage: Stage) -> Iterator[None]:
@@ -367,23 +368,9 @@ class _Opening:
         except aiosmtplib.SMTPServerDisconnected as error:
             raise _trouble(stage, "the server closed the connection") from error
         except (aiosmtplib.SMTPException, sasl.SaslError, OSError) as error:
+            if isinstance(error.__cause__, aiosmtplib.SMTPServerDisconnected):
+                raise _trouble(stage, "the server closed the connection") from error
             raise _trouble(stage, str(error) or type(error).__name__) from error
-
-
-@contextmanager
-def _handshake_watched(context: ssl.SSLContext, secured: Callable[[], None]) -> Iterator[None]:
-    """Have `secured` called when a handshake that begins inside is done: asyncio and the library tell nobody."""
-
-    class Watched(ssl.SSLObject):
-        def do_handshake(self) -> None:
-            super().do_handshake()  # raises as long as it waits for the server
-            secured()
-
-    context.sslobject_class = Watched
-    try:
-        yield
-    finally:
-        context.sslobject_class = ssl.SSLObject
 
 
 async def _scram(smtp: aiosmtplib.SMTP, scram: sasl.ScramSha256) -> None:
@@ -395,11 +382,22 @@ async def _scram(smtp: aiosmtplib.SMTP, scram: sasl.ScramSha256) -> None:
     await _accepted(smtp, b"")
 
 
-async def _oauth_bearer(smtp: aiosmtplib.SMTP, message: bytes) -> None:
-    answer = await smtp.execute_command(b"AUTH", b"OAUTHBEARER", b64encode(message))
+async def _by_token(smtp: aiosmtplib.SMTP, mechanism: str, user: str, token: str) -> None:
+    """XOAUTH2 or OAUTHBEARER (RFC 7628): the message, and after a challenge, which is the error, a dummy answer."""
+    if "\0" in user + token or "\x01" in user + token:
+        raise sasl.SaslError("user or token holds a control character")
+    making, dummy = (sasl.xoauth2, b"") if mechanism == "XOAUTH2" else (sasl.oauth_bearer, b"AQ==")
+    command, message = (b"AUTH", mechanism.encode()), b64encode(making(user, token))
+    # RFC 4954 section 4: what would make the command too long is sent behind an empty challenge. Tokens of Microsoft
+    # are that long, and Postfix calls a longer line "invalid base64 data".
+    if len(b" ".join((*command, message))) + 2 <= _COMMAND_LINE:
+        answer = await smtp.execute_command(*command, message)
+    else:
+        answer = await smtp.execute_command(*command)
+        if answer.code == aiosmtplib.SMTPStatus.auth_continue:
+            answer = await smtp.execute_command(message)
     if answer.code == aiosmtplib.SMTPStatus.auth_continue:
-        # RFC 7628 section 3.2.3: the challenge is the error, and wants a dummy answer before the refusal itself.
-        answer = await smtp.execute_command(b"AQ==")
+        answer = await smtp.execute_command(dummy)
     if answer.code != aiosmtplib.SMTPStatus.auth_successful:
         raise aiosmtplib.SMTPAuthenticationError(answer.code, answer.message)
 

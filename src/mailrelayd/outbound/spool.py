@@ -278,6 +278,7 @@ class Spool:
                 return None
             message = await self._read(queue_id, known)
         except FileNotFoundError:
+            self._leave(queue_id)  # removed by hand
             return None
         except (RecordError, durable.NotRegularError, PermissionError) as error:
             trouble = error if isinstance(error, OSError) else OSError(0, str(error))
@@ -307,6 +308,7 @@ class Spool:
         entry = known or Record(queue_id, 0, "unreadable", None, Progress(queueid.arrived_at(queue_id)))
         entry = replace(entry, revision=entry.revision + 1, rule="unreadable", reason="unreadable", detail=detail)
         await self._give_up(entry)
+        self._leave(queue_id)
         self._report.unreadable(queue_id, detail)
 
     def open(self, message: QueuedMessage) -> FileSource:

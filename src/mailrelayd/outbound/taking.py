@@ -6,6 +6,7 @@ Everything here runs in the pickup's thread; what it answers is told to the log 
 from __future__ import annotations
 
 import errno
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from mailrelayd.clock import Clock
@@ -81,6 +82,10 @@ class Taker:
     def forget(self, inlet: Inlet, name: str) -> None:
         """The file is gone."""
         self._examiner.forget(inlet, name)
+
+    def forget_all_but(self, there: Collection[tuple[int, str]]) -> None:
+        """Files that are not `there` (an inlet's descriptor and a name) are gone."""
+        self._examiner.forget_all_but(there)
 
     def take(self, inlet: Inlet, name: str, owner: int, *, renamed: bool) -> Result | None:
         """Take it if it is ready; None: there is nothing. `owner`: whose it is; `renamed`: it arrived in one step."""

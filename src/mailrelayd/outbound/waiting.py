@@ -10,6 +10,7 @@ from mailrelayd.outbound.values import Progress
 HELD = float("inf")
 LONGEST_WAIT = 86400.0  # seconds; a wall clock that was set back must not park mail for longer
 FOREVER = 366 * 86400.0
+SLACK = 1000  # entries that do not count any more and may stay until their turn comes
 BACKWARDS = 60.0  # seconds; what was planned further ahead than this was planned by a clock that was wrong
 
 
@@ -42,8 +43,12 @@ class Waiting:
         """Everything at once, at the start."""
         self._due = due
         self._wishes = set(wishes)
-        self._ready = sorted(queue_id for queue_id, when in due.items() if when == 0.0)
-        self._later = [(when, queue_id) for queue_id, when in due.items() if 0.0 < when < HELD]
+        self._order()
+
+    def _order(self) -> None:
+        """Make the heaps of what counts."""
+        self._ready = sorted(queue_id for queue_id, when in self._due.items() if when == 0.0)
+        self._later = [(when, queue_id) for queue_id, when in self._due.items() if 0.0 < when < HELD]
         heapq.heapify(self._later)
 
     def put(self, queue_id: str, due: float, *, wish: bool = False) -> None:
@@ -55,6 +60,9 @@ class Waiting:
             heapq.heappush(self._ready, queue_id)
         elif due < HELD:
             heapq.heappush(self._later, (due, queue_id))
+        # Whoever changes what waits, time after time, leaves an entry behind each time.
+        if len(self._ready) + len(self._later) > 2 * len(self._due) + SLACK:
+            self._order()
 
     def pop(self, queue_id: str) -> float:
         """Take a message out; when it was due. It may be put back."""
