@@ -8,6 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 ARGS ?=
+WORKERS ?= 2
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -18,7 +19,7 @@ demo: $(INSTALLED)  ## the whole loop on embedded servers
 	@$(BIN)/mailrelayd demo $(ARGS)
 
 test: lint servers  ## everything; as root it also installs and uses real servers
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 faults: $(INSTALLED)  ## every campaign at full size, and a table: about an hour; ARGS="--row 7 --seed 2" for a part
 	$(BIN)/python -m tests.faults $(ARGS)

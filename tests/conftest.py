@@ -36,6 +36,7 @@ PACKAGES = {
     "/usr/lib/dovecot/lmtp": "dovecot-lmtpd",
     "systemd-analyze": "systemd",
     "strace": "strace",
+    "fusermount3": "fuse3",
     "pflogsumm": "pflogsumm",
     "jq": "jq",
     "php": "php-cli",

@@ -19,12 +19,14 @@ from mailrelayd.config import secrets
 from mailrelayd.config.answering import InboundAccount
 from mailrelayd.config.relaying import OutboundAccount
 from mailrelayd.config.settings import Settings
+from mailrelayd.diagnose import token as judging
+from mailrelayd.diagnose.steps import Outcome
 from mailrelayd.inbound import connect, imap
 from mailrelayd.inbound.reader import SLOWEST
 from mailrelayd.inbound.values import ImapError, Refused
 from mailrelayd.inbound.values import Stage as ImapStage
 from mailrelayd.oauth import tokens as sources
-from mailrelayd.oauth.tokens import Account, Tokens, label
+from mailrelayd.oauth.tokens import Account, Tokens, TokenSource, label
 from mailrelayd.oauth.values import OAuthError
 from mailrelayd.operate import events, log
 from mailrelayd.outbound import copies, smtp
@@ -130,6 +132,10 @@ def cause(account: Account, trouble: RouteTrouble | ImapError) -> Cause | None:
     where = label(account)
     provider = account.oauth.provider if account.auth == "oauth2" and account.oauth is not None else ""
     behind = trouble.__cause__
+    if isinstance(behind, (RouteTrouble, ImapError)):  # it was told anew, without secrets
+        behind = behind.__cause__
+    if isinstance(behind, _LackingError):
+        return behind.cause
     if isinstance(behind, OAuthError):
         return causes.explain("oauth", "token", behind.code, behind.text, provider=provider, account=where)
     if isinstance(behind, secrets.SecretError):
@@ -182,15 +188,47 @@ async def _logged_in(
         if not _refuses_token(trouble):
             raise
         source.refused(token)
-        if source.fetched != before:
-            raise  # it was a new one
+        if source.fetched != before:  # it was a new one
+            raise trouble from await _lacking(account, source, token)
     token = await source.token()
     try:
         return await attempt(_Login(user, token))
     except (RouteTrouble, ImapError) as trouble:
-        if _refuses_token(trouble):
-            source.refused(token)
-        raise
+        if not _refuses_token(trouble):
+            raise
+        source.refused(token)
+        raise trouble from await _lacking(account, source, token)
+
+
+class _LackingError(Exception):
+    """A token that no server could take, and why: the server itself says only no."""
+
+    def __init__(self, cause: Cause) -> None:
+        super().__init__(cause.line)
+        self.cause = cause
+
+
+async def _lacking(account: Account, source: TokenSource, token: str) -> _LackingError | None:
+    """What a fresh token that was refused says of itself; None: nothing that would be wrong."""
+    if source.provider != "microsoft":  # nobody else's says it
+        return None
+    protocol = "smtp" if isinstance(account, OutboundAccount) else "imap"
+    assert account.oauth is not None
+    try:
+        terms = await source.terms()
+    except OAuthError:
+        return None
+    held = judging.Held(token, "", None)
+    for step in judging.examine(label(account), terms, account.oauth.tenant_id, held, {protocol}, 0.0):
+        if step.outcome is Outcome.FAILED:
+            line = f"{_clause(step.cause)}: {_clause(step.cure)}"
+            return _LackingError(Cause(step.cause, step.cure, step.setting, line))
+    return None
+
+
+def _clause(sentence: str) -> str:
+    """A sentence as a part of one."""
+    return sentence[:1].lower() + sentence[1:].removesuffix(".")
 
 
 def _refuses_token(trouble: Exception) -> bool:

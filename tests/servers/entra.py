@@ -247,7 +247,8 @@ class Entra:
             "appid": grant.client_id,
             "tid": self.tenant,
             "uti": secrets.token_urlsafe(16),
-            "wids": [str(uuid.uuid4()) for _ in range(12)],  # so that it is too long for a command, as the real ones are
+            # So that it is too long for a command, as the real ones are.
+            "wids": [str(uuid.uuid4()) for _ in range(12)],
             **claims,
         }
         token = self.issued.remember(signed(body, kid="tests"), grant, now + life)
