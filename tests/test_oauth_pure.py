@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import datetime
 import json
+import shlex
+import tomllib
 from base64 import urlsafe_b64encode
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailrelayd.oauth import claims, expiry, grants, providers
+from mailrelayd.oauth import asking, claims, expiry, grants, providers
 from mailrelayd.oauth.providers import Terms
 from mailrelayd.oauth.values import ASSUMED_LIFE, OAuthError, Token
 from tests.token_accounts import section
@@ -255,3 +258,10 @@ def test_a_device_is_sent_to_no_strange_address(uri: object) -> None:
     """People open it."""
     with pytest.raises(OAuthError):
         grants.device_code(terms(flow="device"), {"user_code": "A", "device_code": "d", "verification_uri": uri})
+
+
+def test_what_is_to_be_installed_is_the_extra() -> None:
+    """The hint names the packages, as mailrelayd itself may come from a checkout."""
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    wanted = project["project"]["optional-dependencies"]["oauth"]
+    assert shlex.split(asking.INSTALL)[4:] == wanted

@@ -10,7 +10,7 @@ RULES: Final[tuple[Rule, ...]] = (
     rule(
         r"pip install",
         "what speaks OAuth is not installed",
-        "install it where mailrelayd runs: `pip install 'mailrelayd[oauth]'`",
+        "install requirements-oauth.txt where mailrelayd runs",
         on="oauth",
         said=True,
     ),

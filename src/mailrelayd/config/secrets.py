@@ -256,6 +256,8 @@ def _first_line(argv: list[str], name: str) -> str:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+            # It may need what people set for it, and has no use for our own settings, which may hold secrets.
+            env={name: text for name, text in os.environ.items() if not name.upper().startswith("MAILRELAYD__")},
         )
     except OSError as error:
         raise _UnavailableError(f"{name}: cannot be started: {error.strerror}; correct the program's path") from None

@@ -198,7 +198,8 @@ def _custom(wanted: Wanted) -> Iterator[Task]:
     }
     scopes = " ".join(wanted.scopes) or "those that its mail server wants"
     yield Task(
-        f"At the provider, register an application {wanted.client_id} for {grants[wanted.flow]}; scopes: {scopes}."
+        f"At the provider, register an application {wanted.client_id}{' ' * bool(wanted.client_id)}"
+        f"for {grants[wanted.flow]}; scopes: {scopes}."
     )
     yield Task(
         f"The mail server must accept its tokens for {wanted.user or 'the mailbox'} (XOAUTH2 or OAUTHBEARER; Dovecot: "
@@ -249,6 +250,8 @@ def skeleton(provider: str, flow: str) -> str:
         lines.append('client_id = "CLIENT_ID"')
     if flow == "client-credentials" or (provider, flow) == ("google", "authorization-code"):
         lines.append('client_secret = "credential:oauth.secret"')
+    if provider == "custom" and flow in ("device", "authorization-code"):
+        lines.append('scopes = ["openid", "offline_access"]  # and those that the mail server wants')
     host = {"microsoft": "smtp.office365.com", "google": "smtp.gmail.com"}.get(provider, "smtp.example.com")
     account = ["[outbound.smarthost]", f'host = "{host}"', 'user = "MAILBOX@example.com"']
     account += ['from_address = "MAILBOX@example.com"', 'auth = "oauth2"', "", "[outbound.smarthost.oauth]"]

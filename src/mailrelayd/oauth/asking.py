@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import shlex
+import sys
 from collections.abc import Collection
 from importlib.util import find_spec
 from typing import Any, Final
@@ -23,7 +24,8 @@ from mailrelayd.oauth.values import Kind, OAuthError, Token
 from mailrelayd.operate import log
 
 COMMAND_CACHE: Final = 300.0  # seconds for which a token of token_command is used that does not say when it ends
-INSTALL: Final = "pip install 'mailrelayd[oauth]'"
+# The extra `oauth` of pyproject.toml, which tests compare.
+INSTALL: Final = f"{shlex.quote(sys.executable)} -m pip install 'authlib~=1.9' 'cryptography>=42' 'joserfc~=1.8'"
 
 
 class Asking:

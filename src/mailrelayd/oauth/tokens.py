@@ -181,7 +181,8 @@ class TokenSource:
 
     async def _adopt(self, token: Token) -> None:
         if not token.refresh_token:
-            text = "the provider gave no refresh token, so the login would end with this one: allow offline access"
+            text = "the provider gave no refresh token, so the login would end with this one: allow offline access, "
+            text += f'and write "offline_access" into {self.account}.oauth.scopes if the provider knows that word'
             raise OAuthError(text, kind="refused")
         terms = await asyncio.to_thread(self._asking.terms)
         await self._whole(self._save(Record(terms.fingerprint, token), None))
