@@ -160,7 +160,8 @@ _ENTRA: Final[tuple[Rule, ...]] = (
     _entra(
         "7000222",
         "the client secret has expired",
-        "make a new one under Certificates & secrets, write it and oauth.client_secret_expires, then reload (a credential: takes a restart)",
+        "make a new one under Certificates & secrets, write it and oauth.client_secret_expires, then reload "
+        "(a credential: takes a restart)",
         "oauth.client_secret",
     ),
     _entra(
