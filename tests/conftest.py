@@ -7,6 +7,7 @@ import inspect
 import logging
 import os
 import shutil
+import signal
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -51,6 +52,10 @@ REAL = {"dovecot_auth", "mailbox", "oauth_mailbox", "oauth_postfix", "openid_pro
 NEEDS = "needs "
 
 os.environ["PATH"] += ":/usr/sbin:/sbin"  # where servers are; an ordinary user's PATH lacks them
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it for what it starts in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -564,4 +564,3 @@ def test_the_scanner_finds_what_the_reference_finds(message: bytes, cuts: list[i
     assert facts.size == len(normal)
     assert facts.eight_bit == any(octet > 127 for octet in message)
     assert facts.has_nul == (b"\0" in message)
-    assert facts.longest_line == max(map(len, normal.split(b"\r\n")))

