@@ -62,6 +62,13 @@ async def test_a_correct_relay_settles_every_recipient_by_its_own_fate(tmp_path:
     assert verdict.dup_race == 0
 
 
+async def test_a_correct_relay_counts_nobody_as_served_that_was_never_asked_about(tmp_path: Path) -> None:
+    """A 421 to the second of three recipients ends the transaction; smtplib names only those it got to."""
+    verdict = await run(tmp_path, "correct", messages=5, recipients=3, rules=[Rule("rcpt", "421", nth=2, times=2)])
+    assert verdict.ok, verdict
+    assert verdict.drained
+
+
 async def test_forgetting_a_message_before_it_is_sent_is_seen_as_a_loss(tmp_path: Path) -> None:
     verdict = await run(tmp_path, "unlink-first", messages=20, rules=[Rule("dot", "close", times=3)], deadline=3)
     assert verdict.lost >= 3, verdict  # one more if it was on its way when the relay was stopped

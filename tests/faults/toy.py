@@ -69,9 +69,9 @@ def send(path: Path, port: int, variant: str) -> None:
         with smtplib.SMTP("127.0.0.1", port, timeout=5) as server:
             try:
                 refused = server.sendmail("toy@toy.test", owed, wire_form(data, path.stem))
-            except smtplib.SMTPRecipientsRefused as error:
-                refused = error.recipients
-            accepted = {address: "sent" for address in owed if address not in refused}
+                accepted = {address: "sent" for address in owed if address not in refused}
+            except smtplib.SMTPRecipientsRefused as error:  # after a 421 it names those only that were asked about
+                refused, accepted = error.recipients, {}
             if variant == "late-record":
                 server.quit()
                 time.sleep(0.1)

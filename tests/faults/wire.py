@@ -80,6 +80,7 @@ class Wire(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = self.lost or ("reset" if exc else "eof")
+        self.transport.close()  # inside TLS asyncio takes it for left open otherwise
         self._wake()
 
     def _wake(self) -> None:
