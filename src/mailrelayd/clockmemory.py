@@ -6,6 +6,7 @@ Without it a daemon that starts under a wrong date could not tell, and would giv
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 from mailrelayd import durable
@@ -31,13 +32,11 @@ class ClockMemory:
         """Let `trust` go on from what is known: with doubt after a boot, and where the file says nothing. No file: a
         first start, and nothing is there that could expire. Raises OSError.
         """
-        folder = durable.Folder(self._state)
-        try:
-            content = folder.read(NAME, limit=LIMIT)
-        except FileNotFoundError:
-            return
-        finally:
-            folder.close()
+        with closing(durable.Folder(self._state)) as folder:
+            try:
+                content = folder.read(NAME, limit=LIMIT)
+            except FileNotFoundError:
+                return
         boot, offset = _understood(content)
         if boot and boot == self._boot():
             self._saved = offset
@@ -50,11 +49,8 @@ class ClockMemory:
         if self._saved is not None and abs(offset - self._saved) < WORTH_A_WRITE:
             return
         document = {"format": FORMAT, "boot": self._boot(), "offset": offset}
-        folder = durable.Folder(self._state)
-        try:
+        with closing(durable.Folder(self._state)) as folder:
             folder.write(NAME, json.dumps(document).encode() + b"\n")
-        finally:
-            folder.close()
         self._saved = offset
 
     def _boot(self) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from mailrelayd.alerts import bell
 from mailrelayd.clock import Clock
-from mailrelayd.config.answering import InboundAccount
 from mailrelayd.config.relaying import OutboundAccount
 from mailrelayd.config.settings import Settings
 from mailrelayd.outbound import intake, local, relay, smtp
@@ -107,11 +106,9 @@ def postmaster_of(settings: Settings, spool: Spool, node: str, clock: Clock) -> 
 def alerts_of(settings: Settings, node: str) -> bell.Terms:
     """Who is alerted, and which secrets end when."""
     account = settings.account
-    accounts: list[OutboundAccount | InboundAccount] = [*([account] if account is not None else [])]
-    accounts += settings.mailboxes
     expiring = {  # an inherited secret is one secret: the account that writes it comes first
         one.oauth.client_secret_expires: one.name
-        for one in reversed(accounts)
+        for one in reversed(settings.accounts)
         if one.auth == "oauth2" and one.oauth is not None and one.oauth.client_secret_expires is not None
     }
     return bell.Terms(
@@ -119,7 +116,7 @@ def alerts_of(settings: Settings, node: str) -> bell.Terms:
         settings.alerts.to if account is not None else "",  # it would wait, one an hour, for an account to come
         settings.alerts.ping_url,
         account.from_address if account is not None else "",
-        (*(one.name for one in accounts), settings.log.syslog),
+        (*(one.name for one in settings.accounts), settings.log.syslog),
         tuple((name, day) for day, name in expiring.items()),
     )
 

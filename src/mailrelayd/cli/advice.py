@@ -20,10 +20,6 @@ SHORTEST_KEY = 32  # bytes, as approvals.token asks
 Account = OutboundAccount | InboundAccount
 
 
-def _accounts(settings: Settings) -> list[Account]:
-    return [account for account in (settings.account, *settings.mailboxes) if account is not None]
-
-
 def _references(settings: Settings) -> Iterator[tuple[str, Secret | str]]:
     """Every secret, and what is like one, that the daemon will fetch."""
     if settings.account is not None:
@@ -53,7 +49,7 @@ def unavailable(loaded: Loaded, errors: list[str], notes: list[str]) -> None:
     errors += [
         f"{loaded.origins[f'{tokens.label(account)}.auth']}: {tokens.label(account)}.auth: "
         f"a library for OAuth2 is not installed: {tokens.INSTALL}"
-        for account in _accounts(settings)
+        for account in settings.accounts
         if account.auth == "oauth2" and account.oauth and not account.oauth.token_command and not tokens.installed()
     ]
     for key, reference in _references(settings):
@@ -101,7 +97,7 @@ def warn(loaded: Loaded, warnings: list[str], notes: list[str]) -> None:
         _about_mailbox(mailbox, loaded, warnings)
     for key, secret in _secrets(loaded.settings):
         _about_secret(key, secret, loaded, warnings)
-    for one in _accounts(loaded.settings):
+    for one in loaded.settings.accounts:
         _about_expiry(one, loaded, warnings)
     guard = loaded.settings.guard
     if guard.dry_run:
@@ -167,7 +163,7 @@ def _domain(address: str) -> str:
 
 def _secrets(settings: Settings) -> Iterator[tuple[str, Secret]]:
     """Every key that holds a secret, also of mailboxes that are not read yet."""
-    for account in _accounts(settings):
+    for account in settings.accounts:
         yield f"{tokens.label(account)}.password", account.password
         if account.oauth is not None:
             yield f"{tokens.label(account)}.oauth.client_secret", account.oauth.client_secret

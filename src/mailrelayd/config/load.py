@@ -16,7 +16,6 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from mailrelayd.config import light, wording
-from mailrelayd.config.answering import InboundAccount
 from mailrelayd.config.changes import changes
 from mailrelayd.config.relaying import OutboundAccount
 from mailrelayd.config.section import RulesError
@@ -233,12 +232,8 @@ class _Judgement:
 
     def certificates(self, settings: Settings) -> None:
         """Tell which files the enabled accounts name cannot be read, or can be read by everybody and hold a secret."""
-        account = settings.account
-        accounts: list[tuple[Key, OutboundAccount | InboundAccount]] = []
-        if account is not None:
-            accounts.append((("outbound", account.name), account))
-        accounts += [(("inbound", mailbox.name), mailbox) for mailbox in settings.mailboxes]
-        for at, one in accounts:
+        for one in settings.accounts:
+            at = ("outbound" if isinstance(one, OutboundAccount) else "inbound", one.name)
             for part in ("ca_file", "certificate", "key"):
                 self._named_file((*at, "tls", part), getattr(one.tls, part))
             for part in ("client_certificate", "service_account_file") if one.auth == "oauth2" and one.oauth else ():

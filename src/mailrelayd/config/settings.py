@@ -114,6 +114,11 @@ class Settings(BaseSettings):
         return tuple(account for account in self.inbound.values() if account.enabled)
 
     @property
+    def accounts(self) -> tuple[OutboundAccount | InboundAccount, ...]:
+        """Every enabled account, the outbound one first: it is the one that others inherit from."""
+        return self.mailboxes if self.account is None else (self.account, *self.mailboxes)
+
+    @property
     def reply_address(self) -> str:
         """Where answers go: [approvals] reply_address, else the outbound account's from_address."""
         written = self.approvals.reply_address if self.approvals is not None else ""

@@ -55,11 +55,8 @@ class Tokens:
         return self._sources[name]
 
     def _known(self, account: Account) -> list[Account]:
-        """The outbound account first: it is the one that others inherit from."""
-        sender = self._settings.account
-        known: list[Account] = [sender] if sender is not None else []
-        known += self._settings.mailboxes
-        enabled = [one for one in known if one.auth == "oauth2" and one.oauth is not None]
+        """Those with a token, and this one, which need not be enabled."""
+        enabled = [one for one in self._settings.accounts if one.auth == "oauth2" and one.oauth is not None]
         return enabled if any(label(one) == label(account) for one in enabled) else [*enabled, account]
 
 
