@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import logging
+import math
 import os
 import pty
 import re
@@ -13,15 +14,18 @@ import subprocess
 import tempfile
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mailrelayd.operate import approval_events, events, log
+from mailrelayd.operate import approval_events, events, log, secrecy
 from mailrelayd.outbound.values import Response, Stage
+from tests.manual_clock import ManualClock
 
 SENT = Response(Stage.BODY, 250, "2.0.0", "Ok: queued as 4Xy")
 REFUSED = Response(Stage.RCPT, 550, "5.1.1", "User unknown")
@@ -76,6 +80,11 @@ SAMPLES: dict[str, Callable[[], None]] = {
     "guard.waiting": lambda: events.guard_waiting(rate="30/min", seconds=12.5),
     "route.down": lambda: events.route_down(account="smarthost", response=UNREACHABLE, attempt=1, next_attempt=NOON),
     "route.up": lambda: events.route_up(account="smarthost", relay="smtp.example.com[192.0.2.7]:587", outage=4210.2),
+    "route.narrow": lambda: events.route_narrow(
+        account="smarthost",
+        relay="smtp.example.com[192.0.2.7]:587",
+        reason="it does not offer both PIPELINING and CHUNKING",
+    ),
     "queue.changed": lambda: events.queue_changed(verb="delete", queue_id="2bq7k5hw3m4a", by="root"),
     "queue.trouble": lambda: events.queue_trouble(doing="read", reason="Input/output error", queue_id="2bq7k5hw3m4a"),
     "spool.full": lambda: events.spool_full(free=52428800, min_free=104857600, full=True),
@@ -149,7 +158,9 @@ SAMPLES: dict[str, Callable[[], None]] = {
     ),
     "secret.expiring": lambda: events.secret_expiring(account="smarthost", expires="2027-05-01", days=7),
     "alerts.ping": lambda: events.alerts_ping(reason="HTTP status 404"),
-    "daemon.ready": lambda: events.daemon_ready(waiting=3, outbound="smarthost", spool="/var/spool/mailrelayd"),
+    "daemon.ready": lambda: events.daemon_ready(
+        waiting=3, outbound="smarthost", spool="/var/spool/mailrelayd", loop="asyncio"
+    ),
     "daemon.stopping": lambda: events.daemon_stopping(reason="SIGTERM"),
     "daemon.silent": lambda: events.daemon_silent(loop="relay", overdue=31.5),
     "daemon.bug": lambda: events.daemon_bug(where="relay", error=KeyError("size"), queue_id="2bq7k5hw3m4a"),
@@ -160,8 +171,8 @@ SAMPLES: dict[str, Callable[[], None]] = {
 @pytest.fixture(autouse=True)
 def _own_log(monkeypatch: pytest.MonkeyPatch) -> None:
     """No secrets, no repetitions and no journal to begin with."""
-    monkeypatch.setattr(log, "_secrets", {})
-    monkeypatch.setattr(log, "_secret_forms", None)
+    monkeypatch.setattr(secrecy, "_secrets", {})
+    monkeypatch.setattr(secrecy, "_secret_forms", None)
     monkeypatch.setattr(events, "_repeats", log.Repeats())
     monkeypatch.delenv("JOURNAL_STREAM", raising=False)
 
@@ -277,6 +288,91 @@ def test_a_line_for_those_who_tail() -> None:
         " relay=smtp.example.com[192.0.2.7]:587 delay=0.31 delays=0.01/0/0.2/0.1 dsn=2.0.0 status=sent attempt=1"
         ' response="250 2.0.0 Ok: queued as 4Xy"\n'
     )
+
+
+GOLDEN = {
+    "json": '{"time": "2026-11-21T12:00:00.250Z", "level": "notice", "event": "x.y",'
+    ' "text": "a \\"b\\" \\\\ = \\u00fc",'
+    ' "odd": "\\n\\u001b\\u2028\\\\xff\\\\ud800", "empty": "", "whole": 42, "yes": true,'
+    ' "part": 0.313, "endless": "inf",'
+    ' "list": ["a b", "\\\\xff", "3"], "none": [], "kind": "body", "other": "b\'x\'"}\n',
+    "logfmt": 'time=2026-11-21T12:00:00.250Z level=notice event=x.y text="a \\"b\\" \\\\ = ü" '
+    'odd="\\n\\x1b\\u2028\\xff\\ud800"'
+    ' empty="" whole=42 yes=true part=0.313 endless=inf list="a b,\\xff,3" none="" kind=body other=b\'x\'\n',
+    "text": '2026-11-21T12:00:00.250Z notice x.y text="a \\"b\\" \\\\ = ü" odd="\\n\\x1b\\u2028\\xff\\ud800" empty=""'
+    ' whole=42 yes=true part=0.313 endless=inf list="a b,\\xff,3" none="" kind=body other=b\'x\'\n',
+}
+
+
+@pytest.mark.parametrize("format", GOLDEN)
+def test_values_of_every_kind(format: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs read these lines: each kind of value keeps its form."""
+    monkeypatch.setattr(log, "_clock", ManualClock(NOON + 0.25))
+    values: dict[str, Any] = {
+        "text": 'a "b" \\ = ü',
+        "odd": "\n\x1b\u2028\udcff\ud800",
+        "empty": "",
+        "unknown": None,
+        "whole": 42,
+        "yes": True,
+        "part": 0.31278,
+        "endless": math.inf,
+        "list": ["a b", "\udcff", 3],
+        "none": (),
+        "kind": Stage.BODY,
+        "other": b"x",
+    }
+
+    assert written(lambda: log.emit("notice", "x.y", values), format) == GOLDEN[format]
+
+
+SECRETS = ("hunter2 = x", "p\\ss'w\"rd ü", "tok\nen\u202e", "bin\udcff\udc80", 'q"q"', "😀😀😀😀")
+SECRET = st.sampled_from([*SECRETS, *map(repr, SECRETS), *map(json.dumps, SECRETS)])
+VALUE = ANY_TEXT | st.tuples(ANY_TEXT, SECRET, ANY_TEXT).map("".join) | st.lists(SECRET | ANY_TEXT, max_size=3)
+
+
+@pytest.mark.parametrize("format", ["text", "logfmt", "json"])
+@given(one=VALUE | st.floats(), other=VALUE | st.integers(), known=st.sets(st.sampled_from(SECRETS)))
+def test_a_line_is_what_it_is_without_its_secrets(one: Any, other: Any, known: set[str], format: str) -> None:
+    """Looking for secrets in the finished line finds what looking into each value by itself does."""
+    for secret in SECRETS:
+        log.forget(secret)
+    for secret in known:
+        log.conceal(secret)
+    forms = sorted({form for secret in known for form in secrecy._disguises(secret)}, key=len, reverse=True)
+    pattern = re.compile("|".join(map(re.escape, forms)))
+
+    def without(value: Any) -> Any:
+        if isinstance(value, list):
+            return [without(item) for item in value]
+        return pattern.sub(log.MASK, value) if forms and isinstance(value, str) else value
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(log, "_clock", ManualClock(NOON))
+        line = written(lambda: log.emit("info", "x.y", {"one": one, "other": other}), format)
+        for secret in SECRETS:
+            log.forget(secret)
+        assert line == written(lambda: log.emit("info", "x.y", {"one": without(one), "other": without(other)}), format)
+
+
+@pytest.mark.parametrize("format", ["json", "logfmt", "text"])
+@example(moments=[562949953.6949995, 1795262400.9999998])
+@given(moments=st.lists(st.floats(0, 4e9) | st.integers(0, 3).map(lambda n: NOON + n / 2000), min_size=1, max_size=4))
+def test_each_line_has_its_own_moment(moments: list[float], format: str) -> None:
+    """What is kept of the second before is never shown for another."""
+    clock = ManualClock()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(log, "_clock", clock)
+
+        def act() -> None:
+            for moment in moments:
+                clock.wall = moment
+                events.daemon_stopping(reason="x")
+
+        lines = written(act, format).splitlines()
+    for line, moment in zip(lines, moments, strict=True):
+        expected = datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
+        assert expected.replace("+00:00", "Z") in line
 
 
 @pytest.mark.parametrize(
@@ -454,6 +550,116 @@ def test_nothing_below_the_level_is_written(level: str) -> None:
     ]
 
 
+def test_what_nobody_sees_is_not_even_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the lines that come with every message, the suppressed ones ask first; a listener who wants them counts."""
+    told: list[str] = []
+    monkeypatch.setattr(log, "_listener", lambda severity, event, pairs, line: told.append(event))
+    monkeypatch.setattr(log, "_listened_for", frozenset({"message.removed"}))
+    log.setup("json", "info", io.StringIO())
+
+    for severity, event, wanted in (
+        ("debug", "message.active", False),
+        ("debug", "message.removed", True),
+        ("info", "message.sent", True),
+        ("notice", "route.up", True),
+    ):
+        assert log.is_wanted(severity, event) is wanted  # type: ignore[arg-type]
+    with monkeypatch.context() as patch:
+        patch.setattr(events, "_address", None)  # calling it would fail
+        SAMPLES["message.active"]()
+    SAMPLES["message.removed"]()
+    assert told == ["message.removed"]
+    log.setup("json", "debug", io.StringIO())
+    assert log.is_wanted("debug", "message.active")
+    log.setup("json", "error", io.StringIO())
+    assert log.is_wanted("notice", "route.up") and not log.is_wanted("info", "message.sent")
+
+
+def test_before_the_set_up_lines_go_to_the_standard_library(caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever embeds this program gets its events as records."""
+    with pytest.MonkeyPatch.context() as patch, caplog.at_level("INFO", "mailrelayd"):
+        patch.setattr(log, "_logger", log._filtering_logger(logging.INFO))
+        SAMPLES["daemon.stopping"]()
+        SAMPLES["message.removed"]()
+
+    assert [record.msg for record in caplog.records] == [
+        {"severity": "info", "reason": "SIGTERM", "event": "daemon.stopping"}
+    ]
+
+
+def test_threads_do_not_mix_their_lines() -> None:
+    """Lines of ours and of libraries', written at the same time from several threads, stay whole."""
+
+    def ours() -> None:
+        for _ in range(200):
+            events.daemon_stopping(reason="x" * 200)
+
+    def theirs() -> None:
+        for _ in range(200):
+            logging.getLogger("asyncio").warning("y" * 200)
+
+    def act() -> None:
+        with ThreadPoolExecutor(4) as pool:
+            for done in [pool.submit(one) for one in (ours, theirs, ours, theirs)]:
+                done.result()
+
+    lines = [json.loads(line) for line in written(act, "json").splitlines()]
+    assert [line["reason"] for line in lines if "reason" in line] == ["x" * 200] * 400
+    assert [line["message"] for line in lines if "message" in line] == ["y" * 200] * 400
+
+
+def test_lines_of_a_loop_leave_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same lines in the same order, in fewer writes, at the latest at the end; whatever ends the loop."""
+    writes: list[bytes] = []
+    write = os.write
+
+    def count(descriptor: int, data: bytes) -> int:
+        writes.append(data)
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", count)
+    names = [str(number) for number in range(2 * log.MOST_HELD + 3)]
+
+    def act() -> None:
+        with pytest.raises(KeyError), events.together():
+            for name in names[:-2]:
+                with events.together():
+                    events.daemon_stopping(reason=name)
+            assert len(writes) == 2
+            logging.getLogger("asyncio").warning(names[-2])
+            raise KeyError
+        assert len(writes) == 3
+        events.daemon_stopping(reason=names[-1])
+        assert len(writes) == 4
+
+    lines = [json.loads(line) for line in written(act, "json").splitlines()]
+    assert [line.get("reason") or line["message"] for line in lines] == names
+
+
+def test_a_line_in_the_middle_of_another_comes_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A destructor may log whatever its thread is doing, even writing a line: each is there once, and whole."""
+    write = os.write
+    left = ["second"]
+
+    def interrupted(descriptor: int, data: bytes) -> int:
+        if left:
+            logging.getLogger("asyncio").warning(left.pop())
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", interrupted)
+    lines = [json.loads(line) for line in written(lambda: events.daemon_stopping(reason="first"), "json").splitlines()]
+    assert [line.get("reason") or line["message"] for line in lines] == ["first", "second"]
+
+
+def test_before_the_set_up_nothing_is_held(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records are told at once."""
+    monkeypatch.setattr(log, "_stream", None)
+    monkeypatch.setattr(log, "_logger", log._filtering_logger(logging.INFO))
+    with caplog.at_level("INFO", "mailrelayd"), events.together():
+        SAMPLES["daemon.stopping"]()
+        assert len(caplog.records) == 1
+
+
 def test_setup_may_be_repeated() -> None:
     """A second set-up replaces the first: no line is written twice, and the new level counts."""
     first = io.StringIO()
@@ -494,7 +700,7 @@ def test_secrets_are_masked(format: str) -> None:
 @given(secret=st.text(st.characters(codec="utf-8"), min_size=4), before=st.binary(max_size=7), after=st.binary())
 def test_secrets_are_masked_in_base64(secret: str, before: bytes, after: bytes) -> None:
     """Wherever a secret stands in what was encoded, none of its own characters are left."""
-    log._secrets.clear()
+    secrecy._secrets.clear()
     log.conceal(secret)
     encoded = base64.b64encode(before + secret.encode() + after).decode()
 
@@ -516,10 +722,10 @@ def test_of_a_secret_that_changes_the_latest_two_are_masked() -> None:
     one, other, both, fixed = (f"secret-{name}-" for name in ("one", "other", "both", "fixed"))
     log.conceal(fixed)
     log.conceal(both, of="outbound.b.password")
-    before = len(log._secrets)
+    before = len(secrecy._secrets)
     for number in range(100):
         log.conceal(one + "x" * number, of="outbound.a.password")
-    assert len(log._secrets) == before + 2
+    assert len(secrecy._secrets) == before + 2
     assert shown(one + "x" * 99, one + "x" * 98, one) == [log.MASK, log.MASK, one]
 
     for again in (both, fixed, other, other + "2", other + "3"):  # what others have as well stays hidden

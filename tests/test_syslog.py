@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailrelayd.operate import events, log, maillog, syslog
+from mailrelayd.operate import events, log, maillog, secrecy, syslog
 from mailrelayd.operate.maillog import Line
 from mailrelayd.outbound.values import Response, Stage
 from tests.servers.process import wait_until
@@ -45,8 +45,8 @@ DELIVERY = re.compile(
 @pytest.fixture(autouse=True)
 def _nowhere_else(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Leave the process as it was: no socket, no secrets."""
-    monkeypatch.setattr(log, "_secrets", {})
-    monkeypatch.setattr(log, "_secret_forms", None)
+    monkeypatch.setattr(secrecy, "_secrets", {})
+    monkeypatch.setattr(secrecy, "_secret_forms", None)
     yield
     syslog.setup("", ignore)
 
@@ -259,7 +259,7 @@ def test_the_end_of_the_program_is_behind_its_last_line(path: Path) -> None:
 def test_without_a_socket_nothing_is_said() -> None:
     """[log] syslog is off unless somebody wants it."""
     syslog.setup("", ignore)
-    syslog.write(maillog.removed("a"))
+    syslog.write(maillog.removed, "a")
 
 
 def test_a_reader_that_comes_later_misses_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,6 +276,22 @@ def test_a_reader_that_comes_later_misses_nothing(path: Path, monkeypatch: pytes
 
     assert len(reader.lines()) == 3
     assert told == [(str(path), "No such file or directory", 0), (str(path), "", 0)]
+
+
+def test_nothing_is_worded_for_nobody(path: Path) -> None:
+    """Without [log] syslog a line is not even made."""
+    made: list[str] = []
+
+    def word(queue_id: str) -> Line:
+        made.append(queue_id)
+        return maillog.removed(queue_id)
+
+    syslog.write(word, "a")
+    with Syslog(path) as reader:
+        syslog.setup(str(path), ignore)
+        syslog.write(word, "b")
+        reader.wait_for("b: removed")
+    assert made == ["b"]
 
 
 def test_a_reader_may_be_restarted(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,7 +322,7 @@ def test_nobody_waits_for_a_reader_that_does_not_read(path: Path, monkeypatch: p
         deaf.bind(str(path))
         syslog.setup(str(path), lambda *trouble: told.append(trouble))
         for _ in range(lines):
-            syslog.write(maillog.removed("a"))
+            syslog.write(maillog.removed, "a")
         wait_until(lambda: bool(told), 5, lambda: "nothing told")
         read = 0
         deaf.settimeout(0.5)

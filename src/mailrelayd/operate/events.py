@@ -18,6 +18,8 @@ from mailrelayd.outbound.values import Response, Stage
 
 SAME_AS_LAST = "same as last"
 
+together = log.together
+
 _repeats = log.Repeats()
 
 
@@ -52,7 +54,10 @@ def message_queued(
             "about": about or None,
         },
     )
-    syslog.write(maillog.reported(queue_id, about) if about else maillog.received(queue_id, sender, uid))
+    if about:
+        syslog.write(maillog.reported, queue_id, about)
+    else:
+        syslog.write(maillog.received, queue_id, sender, uid)
 
 
 def message_duplicate(*, queue_id: str, file: str, uid: int | None, producer: str | None = None) -> None:
@@ -66,18 +71,20 @@ def message_duplicate(*, queue_id: str, file: str, uid: int | None, producer: st
 
 def message_active(*, queue_id: str, sender: str, size: int, nrcpt: int) -> None:
     """The relay begins with a message; `nrcpt` recipients are owed."""
-    log.emit(
-        "debug",
-        "message.active",
-        {"queue_id": queue_id, "from": _address(sender), "nrcpt": nrcpt, "size": size},
-    )
-    syslog.write(maillog.active(queue_id, sender, size, nrcpt))
+    if log.is_wanted("debug", "message.active"):
+        log.emit(
+            "debug",
+            "message.active",
+            {"queue_id": queue_id, "from": _address(sender), "nrcpt": nrcpt, "size": size},
+        )
+    syslog.write(maillog.active, queue_id, sender, size, nrcpt)
 
 
 def message_removed(*, queue_id: str) -> None:
     """A message has left the queue: sent to everybody, given up, or deleted."""
-    log.emit("debug", "message.removed", {"queue_id": queue_id})
-    syslog.write(maillog.removed(queue_id))
+    if log.is_wanted("debug", "message.removed"):
+        log.emit("debug", "message.removed", {"queue_id": queue_id})
+    syslog.write(maillog.removed, queue_id)
 
 
 def message_sent(
@@ -104,7 +111,7 @@ def message_sent(
             "response": str(response),
         },
     )
-    syslog.write(_outcome("sent", queue_id, recipient, relay, delay, delays, dsn, response))
+    syslog.write(_outcome, "sent", queue_id, recipient, relay, delay, delays, dsn, response)
 
 
 def message_deferred(
@@ -137,7 +144,7 @@ def message_deferred(
             "response": str(response),
         },
     )
-    syslog.write(_outcome("deferred", queue_id, recipient, relay, delay, delays, dsn, response))
+    syslog.write(_outcome, "deferred", queue_id, recipient, relay, delay, delays, dsn, response)
 
 
 def message_failed(
@@ -168,7 +175,7 @@ def message_failed(
             "response": str(response),
         },
     )
-    syslog.write(_outcome("bounced", queue_id, recipient, relay, delay, delays, dsn, response, file))
+    syslog.write(_outcome, "bounced", queue_id, recipient, relay, delay, delays, dsn, response, file)
 
 
 def message_unreadable(*, queue_id: str, detail: str, file: str | None = None) -> None:
@@ -215,7 +222,7 @@ def message_expired(
             "response": str(response),
         },
     )
-    syslog.write(_outcome("expired", queue_id, recipient, relay, delay, delays, dsn, response, file))
+    syslog.write(_outcome, "expired", queue_id, recipient, relay, delay, delays, dsn, response, file)
 
 
 def message_suppressed(*, queue_id: str, sender: str, recipient: str, reason: str) -> None:
@@ -231,19 +238,19 @@ def message_suppressed(*, queue_id: str, sender: str, recipient: str, reason: st
             "reason": reason,
         },
     )
-    syslog.write(maillog.suppressed(queue_id, sender, recipient, reason))
+    syslog.write(maillog.suppressed, queue_id, sender, recipient, reason)
 
 
 def pickup_refused(*, file: str, owner: str, reason: str, hint: str) -> None:
     """A file in a pickup folder is not taken, and stays. `hint` tells its owner what to do."""
     log.emit("warning", "pickup.refused", {"file": file, "owner": owner, "reason": reason, "hint": hint})
-    syslog.write(maillog.not_taken(file, reason, hint))
+    syslog.write(maillog.not_taken, file, reason, hint)
 
 
 def submit_refused(*, uid: int | None, reason: str, hint: str) -> None:
     """Nothing was taken from a caller of `submit` or `sendmail`, who was told the same and keeps the message."""
     log.emit("warning", "submit.refused", {"uid": uid, "reason": reason, "hint": hint or None})
-    syslog.write(maillog.refused(uid, reason))
+    syslog.write(maillog.refused, uid, reason)
 
 
 def guard_waiting(*, rate: str, seconds: float) -> None:
@@ -266,13 +273,22 @@ def route_down(*, account: str, response: Response, attempt: int, next_attempt: 
         },
     )
     if not again:
-        syslog.write(maillog.held(account, response))
+        syslog.write(maillog.held, account, response)
 
 
 def route_up(*, account: str, relay: str, outage: float | None) -> None:
     """The smarthost let us in. `outage`: for how many seconds it had not; None: nothing was wrong before."""
     _repeats.over("route.down", account)
     log.emit("info" if outage is None else "notice", "route.up", {"account": account, "relay": relay, "outage": outage})
+
+
+def route_narrow(*, account: str, relay: str, reason: str, seconds: float | None = None) -> None:
+    """Bodies go to the smarthost one at a time although `window` is larger; `seconds`: for so long, None: from now on.
+
+    Said once per reason.
+    """
+    keys = {"account": account, "relay": relay, "seconds": seconds, "reason": reason}
+    log.emit("notice", "route.narrow", keys)
 
 
 def queue_changed(*, verb: str, queue_id: str, by: str, reason: str | None = None) -> None:
@@ -329,9 +345,12 @@ def alerts_ping(*, reason: str) -> None:
         log.emit("notice", "alerts.ping", {"status": "ok"})
 
 
-def daemon_ready(*, waiting: int, outbound: str, spool: str) -> None:
-    """Start is over. `waiting` counts queued messages; `outbound` is the account's name, or "disabled"."""
-    log.emit("info", "daemon.ready", {"outbound": outbound, "waiting": waiting, "spool": spool})
+def daemon_ready(*, waiting: int, outbound: str, spool: str, loop: str) -> None:
+    """Start is over. `waiting` counts queued messages; `outbound` is the account's name, or "disabled".
+
+    `loop` is the event loop that everything runs on: asyncio or uvloop.
+    """
+    log.emit("info", "daemon.ready", {"outbound": outbound, "waiting": waiting, "spool": spool, "loop": loop})
 
 
 def daemon_stopping(*, reason: str) -> None:

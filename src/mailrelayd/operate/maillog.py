@@ -118,6 +118,8 @@ def _text(text: str, octets: int = _TEXT) -> str:
 
 
 def _clip(text: str, octets: int) -> str:
+    if len(text) <= octets and text.isascii():
+        return text
     encoded = text.encode("utf-8", "backslashreplace")
     return text if len(encoded) <= octets else encoded[: octets - 3].decode("utf-8", "ignore") + "..."
 

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from queue import SimpleQueue
+from typing import ParamSpec
 
 from mailrelayd.clock import SystemClock
 from mailrelayd.operate.maillog import Line
@@ -21,6 +22,8 @@ BACKLOG = 10_000  # lines; some minutes of a busy relay, and at most 10 MB
 PATIENCE = 0.5  # seconds between two looks for a reader
 PACKET = 1024  # octets, RFC 3164 section 4.1
 IDENT = "mailrelayd"  # pflogsumm --syslog-name=mailrelayd
+
+P = ParamSpec("P")
 
 _MAIL = 2 << 3  # the facility
 _SEVERITY = {"info": 6, "warning": 4}
@@ -41,17 +44,21 @@ def setup(path: str, tell: Tell) -> None:
         _writer = _Writer(path, tell)
 
 
-def write(line: Line) -> None:
-    """Send one line if [log] syslog says so. Returns at once, and never raises."""
+def write(word: Callable[P, Line], *args: P.args, **kwargs: P.kwargs) -> None:
+    """Send the line that `word` makes of the rest, if [log] syslog says so: else it is not even made.
+
+    Returns at once, and never raises what `word` does not.
+    """
     if _writer is not None:
-        _writer.put(framed(line, time.localtime(_clock.now()), os.getpid()))
+        _writer.put(framed(word(*args, **kwargs), time.localtime(_clock.now()), os.getpid()))
 
 
 def framed(line: Line, moment: time.struct_time, pid: int) -> bytes:
     """One datagram: priority, local time and tag as syslog(3) puts them, no more octets than a packet may have."""
     priority = _MAIL | _SEVERITY[line.severity]
     text = f"<{priority}>{time.strftime('%b %e %T', moment)} {IDENT}/{line.service}[{pid}]: {line.text}"
-    return text.encode("utf-8", "backslashreplace")[:PACKET].decode("utf-8", "ignore").encode()
+    data = text.encode("utf-8", "backslashreplace")
+    return data if len(data) <= PACKET else data[:PACKET].decode("utf-8", "ignore").encode()
 
 
 class _Writer:
