@@ -38,8 +38,8 @@ def response(stage: Stage, code: int, lines: list[str]) -> Response:
     The enhanced code counts only where its class is the code's (RFC 2034 section 4); it is taken off every line.
     """
     found = _ENHANCED.match(lines[0]) if lines else None
-    enhanced = found[1] if found is not None and found[1][0] == str(code)[0] else ""
-    words = " ".join(line.removeprefix(enhanced).strip() for line in lines)
+    enhanced = found[1] if found is not None and int(found[1][0]) == code // 100 else ""
+    words = " ".join([line.removeprefix(enhanced).strip() for line in lines])
     return Response(stage, code, enhanced, printable(words.strip()))
 
 
@@ -52,33 +52,36 @@ class AnswerReader:
     """Cuts the server's bytes into answers (RFC 5321 section 4.2.1), with limits on everything."""
 
     def __init__(self) -> None:
-        self._bytes = bytearray()
+        self._bytes = b""
+        self._at = 0  # what is before it has been read
         self._lines: list[str] = []
         self._code = 0
         self._size = 0
 
     def feed(self, data: bytes) -> None:
-        self._bytes += data
+        """The next bytes, as they came."""
+        self._bytes = self.rest + data if self._at < len(self._bytes) else data
+        self._at = 0
 
     @property
     def rest(self) -> bytes:
         """The bytes not yet made into an answer."""
-        return bytes(self._bytes)
+        return self._bytes[self._at :]
 
     def next(self) -> tuple[int, list[str]] | None:
         """The next complete answer, code and lines; None while there is none.
 
         Raises Desync where the bytes cannot become one.
         """
-        while (end := self._bytes.find(b"\n", 0, MAX_LINE)) >= 0:
-            line = bytes(self._bytes[:end]).removesuffix(b"\r")
-            del self._bytes[: end + 1]
+        while (end := self._bytes.find(b"\n", self._at, self._at + MAX_LINE)) >= 0:
+            line = self._bytes[self._at : end].removesuffix(b"\r")
+            self._at = end + 1
             if not self._line(line):
                 continue
             answer = self._code, self._lines
             self._code, self._lines, self._size = 0, [], 0
             return answer
-        if len(self._bytes) >= MAX_LINE:
+        if len(self._bytes) - self._at >= MAX_LINE:
             raise Desync(f"the server sent a line of more than {MAX_LINE} octets")
         return None
 
@@ -87,12 +90,13 @@ class AnswerReader:
         found = _ANSWER_LINE.fullmatch(line)
         if found is None:
             raise Desync(f"the server sent what is no answer: {shown(line)}")
-        code = int(found[1])
+        digits, more, text = found.groups()
+        code = int(digits)
         if self._lines and code != self._code:
             raise Desync(f"the server gave two codes in one answer: {self._code} and {code}")
         self._code = code
-        self._lines.append((found[3] or b"").decode("utf-8", "backslashreplace"))
+        self._lines.append(text.decode("utf-8", "backslashreplace") if text else "")
         self._size += len(line) + 2
         if len(self._lines) > MAX_LINES or self._size > MAX_ANSWER:
             raise Desync(f"the server sent an answer of more than {MAX_LINES} lines or {MAX_ANSWER} octets")
-        return found[2] != b"-"
+        return bool(more != b"-")

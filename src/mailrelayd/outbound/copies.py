@@ -61,6 +61,8 @@ def expired(message: QueuedMessage, now: float) -> tuple[str, ...]:
 
 def unsent(message: QueuedMessage) -> tuple[ApprovalCopy, ...]:
     """The copies that are still owed."""
+    if not message.copies:
+        return ()
     records = message.progress.recipients
     return tuple(
         copy

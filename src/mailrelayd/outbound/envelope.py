@@ -24,6 +24,7 @@ from mailrelayd.outbound.headers import (
     removed,
 )
 from mailrelayd.outbound.values import Envelope
+from mailrelayd.value import value
 
 EnvelopeRule = Literal["headers", "pickup"]
 
@@ -55,7 +56,7 @@ class Sidecar:
     key: str = ""  # the idempotency key, as its producer wrote it
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Derived:
     """The envelope of a file and how it was found, for `mailrelayd spool explain`."""
 
@@ -179,10 +180,12 @@ def _from_block(block: tuple[Field, ...]) -> Envelope:
 def _from_header(header: Header, stripped: tuple[str, ...], stand_in: str) -> Derived:
     resent = topmost_resent(header)
     if resent:
-        rule, kinds, fields = "resent", ("resent-to", "resent-cc", "resent-bcc"), resent
+        rule, kinds = "resent", ("resent-to", "resent-cc", "resent-bcc")
+        fields = [field for field in resent if field.key in kinds]
     else:
-        rule, kinds, fields = "headers", ("to", "cc", "bcc"), header.fields
-    recipients = unique(address for field in fields if field.key in kinds for address in _list(field))
+        rule, kinds = "headers", ("to", "cc", "bcc")
+        fields = header.named(*kinds)
+    recipients = unique([address for field in fields for address in _list(field)])
     if not recipients:
         names = ", ".join("-".join(part.title() for part in kind.split("-")) for kind in kinds)
         raise _RefusedError(f"no recipient: none of {names} holds an address, and there is no sidecar (.env.json)")
@@ -209,20 +212,25 @@ def topmost_resent(header: Header) -> tuple[Field, ...]:
 
 def _sender(header: Header, resent: tuple[Field, ...], stand_in: str) -> tuple[str, str]:
     """The sender and where it was found. Fields without any content count as absent."""
-    paths = [field for field in header.named("return-path") if field.text]
+    paths = _filled(header.named("return-path"))
     if len(paths) == 1:
         return _path(paths[0], null=True), paths[0].name
-    for key in ("resent-sender", "resent-from"):
-        if found := [field for field in resent if field.key == key and field.text]:
-            return _only(found, f"{found[0].name} without Resent-Sender" if key == "resent-from" else found[0].name)
-    if found := [field for field in header.named("sender") if field.text]:
+    if resent:
+        for key in ("resent-sender", "resent-from"):
+            if found := _filled([field for field in resent if field.key == key]):
+                return _only(found, f"{found[0].name} without Resent-Sender" if key == "resent-from" else found[0].name)
+    if found := _filled(header.named("sender")):
         return _only(found, found[0].name)
-    if found := [field for field in header.named("from") if field.text]:
+    if found := _filled(header.named("from")):
         # RFC 5322 section 3.6.2: several authors need a Sender. Several fields hide one of them from filters.
         return _only(found, "From without Sender")
     if stand_in:
         return stand_in, "from_address"
     raise _RefusedError("no sender: neither Return-Path, Sender nor From holds an address, and no from_address is set")
+
+
+def _filled(fields: list[Field]) -> list[Field]:
+    return [field for field in fields if field.text] if fields else fields
 
 
 def _only(fields: list[Field], what: str) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from mailrelayd.config.units import Rate
 from mailrelayd.outbound.addresses import matches, one_spelling
+from mailrelayd.value import value
 
 DRY_RUN, DENIED, NOT_ALLOWED = "dry-run", "denied", "not-allowed"
 RULES = {
@@ -21,7 +22,7 @@ RULES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Verdict:
     """Whom to send to, and who is left out by which rule (a key of RULES). Both keep the order of what was asked."""
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Literal
 
 from mailrelayd.outbound.addresses import AddressError, read_list, shown
+from mailrelayd.value import value
 
 MAX_HEADER = 1024 * 1024  # bytes
 MAX_FIELDS = 10_000
@@ -37,9 +39,11 @@ BLOCK_FIELDS = frozenset(
 _REMOVED = frozenset({"bcc", "resent-bcc", "return-path", "content-length"}) | APPROVAL_FIELDS
 
 _LINE_END = re.compile(rb"\r\n|\r|\n")
-_FIELD = re.compile(rb"[^\r\n]*+(?:(?:\r\n|\r|\n)[ \t][^\r\n]*+)*+(?:\r\n|\r|\n)?+")
+_EMPTY_LINE = re.compile(rb"\n[\r\n]")  # a line end and the first octet of another one; the third way is two CR
+# RFC 5322 sections 2.2 and 4.5.8 (blanks before the colon). Only at the start of a line: to look for one everywhere in
+# a line that has none would take quadratic time.
+_FIELD = re.compile(rb"(?<![^\r\n])(([!-9;-~]++)[ \t]*+:[^\r\n]*+(?:(?:\r\n|\r|\n)[ \t][^\r\n]*+)*+(?:\r\n|\r|\n)?+)")
 _FIRST_LINE = re.compile(rb"[^\r\n]*+(?:\r\n|\r|\n)?+")
-_NAME = re.compile(rb"([!-9;-~]++)[ \t]*+:")  # RFC 5322 sections 2.2 and 4.5.8 (blanks before the colon)
 _MBOX = re.compile(rb"From (?![ \t]*+:)")
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -53,18 +57,23 @@ class Unreadable:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, init=False, unsafe_hash=True)
 class Field:
-    """One header field. `raw` is all of it, with its line end (the file's last field may have none)."""
+    """One header field. `raw` is all of it, with its line end (the file's last field may have none).
+
+    It never changes; but each message has many, and `frozen` would make every one three times as expensive.
+    """
 
     name: str  # as written
+    key: str  # in lower case: field names are case-insensitive (RFC 5322 section 1.2.2)
     raw: bytes
     offset: int  # of its first byte in the file
 
-    @property
-    def key(self) -> str:
-        """The name in lower case: field names are case-insensitive (RFC 5322 section 1.2.2)."""
-        return self.name.lower()
+    def __init__(self, name: str, raw: bytes, offset: int) -> None:
+        self.name = name
+        self.key = name.lower()
+        self.raw = raw
+        self.offset = offset
 
     @property
     def content(self) -> bytes:
@@ -74,10 +83,11 @@ class Field:
     @property
     def text(self) -> str:
         """The content, still folded, for reading addresses: bytes that are not UTF-8 become lone surrogates."""
-        return self.content.decode("utf-8", "surrogateescape").strip(" \t\r\n")
+        raw = self.raw
+        return raw[raw.index(b":") + 1 :].decode("utf-8", "surrogateescape").strip(" \t\r\n")
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Header:
     """The fields in order. `body` is the offset of the first byte behind the empty line, or the file's size."""
 
@@ -85,10 +95,14 @@ class Header:
     body: int
     mbox_line: bytes = b""  # the `From ` line at the very top, line end included
     empty_line: bool = True  # False: the file ends with its last field
+    keys: frozenset[str] = field(init=False, compare=False, repr=False)  # most names that are looked for are not there
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "keys", frozenset([one.key for one in self.fields]))
 
     def named(self, *keys: str) -> list[Field]:
         """The fields of these names (in lower case), in the order of the file."""
-        return [field for field in self.fields if field.key in keys]
+        return [] if self.keys.isdisjoint(keys) else [one for one in self.fields if one.key in keys]
 
 
 def split_header(data: bytes, limit: int = MAX_HEADER, *, complete: bool = True) -> Header | Unreadable:
@@ -105,23 +119,24 @@ def split_header(data: bytes, limit: int = MAX_HEADER, *, complete: bool = True)
         return Unreadable("the file is UTF-16: write it as UTF-8 without a byte order mark")
     whole = complete and len(data) <= limit
     data = data[:limit]
-    first = _FIRST_LINE.match(data)
-    mbox_line = first[0] if first and _MBOX.match(data) else b""
-    position = len(mbox_line)
+    mbox_line = b""
+    if _MBOX.match(data) and (first := _FIRST_LINE.match(data)):
+        mbox_line = first[0]
+    start = position = len(mbox_line)
+    end = start  # of the fields
+    if data[start : start + 1] not in (b"\r", b"\n", b""):
+        empty = _EMPTY_LINE.search(data, start)
+        end = empty.start() + 1 if empty else len(data)
+        two = data.find(b"\r\r", start, end)
+        end = two + 1 if two >= 0 else end
+    found = _FIELD.findall(data[start:end])
     fields: list[Field] = []
-    while position < len(data) and data[position] not in b"\r\n":
-        name = _NAME.match(data, position)
-        if name is None:
-            return _not_a_field(data, position, fields)
-        match = _FIELD.match(data, position)
-        assert match is not None  # it matches any bytes
-        if b"\0" in match[0]:
-            return Unreadable(f"line {_line(data, match.start())} of the header holds a NUL byte: this is not a mail")
-        if len(fields) == MAX_FIELDS:
-            return Unreadable(f"the header has more than {MAX_FIELDS} fields")
-        fields.append(Field(name[1].decode("ascii"), match[0], position))
-        position = match.end()
-    empty_line = _LINE_END.match(data, position)
+    for raw, name in found[: MAX_FIELDS + 1]:
+        fields.append(Field(name.decode("ascii"), raw, position))
+        position += len(raw)
+    if position != end or len(fields) > MAX_FIELDS or data.find(b"\0", start, end) >= 0:
+        return _not_fields(data, start, end)
+    empty_line = _LINE_END.match(data, end)
     # A CR that is the last byte seen may be half of a CRLF.
     if not whole and (empty_line is None or (empty_line[0] == b"\r" and empty_line.end() == len(data))):
         return Unreadable(f"the header is longer than {limit} bytes: an empty line must end it before")
@@ -132,14 +147,26 @@ def split_header(data: bytes, limit: int = MAX_HEADER, *, complete: bool = True)
     return Header(tuple(fields), empty_line.end(), mbox_line)
 
 
-def _not_a_field(data: bytes, position: int, fields: list[Field]) -> Unreadable:
+def _not_fields(data: bytes, start: int, end: int) -> Unreadable:
+    """What is wrong first between these two: there is something."""
+    position, number = start, 0
+    while match := _FIELD.match(data, position, end):
+        if b"\0" in match[0]:
+            return Unreadable(f"line {_line(data, position)} of the header holds a NUL byte: this is not a mail")
+        if number == MAX_FIELDS:
+            return Unreadable(f"the header has more than {MAX_FIELDS} fields")
+        position, number = match.end(), number + 1
+    return _not_a_field(data, position, first=position == start)
+
+
+def _not_a_field(data: bytes, position: int, *, first: bool) -> Unreadable:
     match = _FIRST_LINE.match(data, position)
     line = match[0] if match else b""
     excerpt = shown(line[:60].decode("utf-8", "backslashreplace").rstrip("\r\n"))
     where = f"line {_line(data, position)} ({excerpt})"
     if b"\0" in line:
         return Unreadable(f"{where} holds a NUL byte: this is not a mail")
-    if not fields:
+    if first:
         return Unreadable(f"{where} is no header field: a mail begins with fields such as From: and To:")
     return Unreadable(f"{where} is no header field: an empty line must separate header and body")
 
@@ -150,25 +177,31 @@ def _line(data: bytes, position: int) -> int:
 
 def pickup_block(header: Header) -> tuple[Field, ...]:
     """The X-Sender/X-Receiver block: the very first fields, and only if one of these two is among them."""
+    if "x-sender" not in header.keys and "x-receiver" not in header.keys:
+        return ()
     block: list[Field] = []
-    for field in header.fields:
-        if field.key not in BLOCK_FIELDS:
+    for one in header.fields:
+        if one.key not in BLOCK_FIELDS:
             break
-        block.append(field)
-    return tuple(block) if any(field.key in ("x-sender", "x-receiver") for field in block) else ()
+        block.append(one)
+    return tuple(block) if any(one.key in ("x-sender", "x-receiver") for one in block) else ()
 
 
 def removed(header: Header, *, pickup: bool) -> tuple[str, ...]:
     """What `edit` takes away: the names as written, in order; "From " is the mbox line."""
-    block = set(pickup_block(header)) if pickup else set()
-    names = [field.name for field in header.fields if field in block or field.key in _REMOVED]
+    block = pickup_block(header) if pickup else ()
+    names = [one.name for one in block]
+    if not header.keys.isdisjoint(_REMOVED):
+        names += [one.name for one in header.fields[len(block) :] if one.key in _REMOVED]
     return ("From ", *names) if header.mbox_line else tuple(names)
 
 
 def kept(header: Header, *, pickup: bool) -> list[Field]:
     """What `edit` leaves in place, and what may be shown of a message to others than its producer."""
-    block = set(pickup_block(header)) if pickup else set()
-    return [field for field in header.fields if field not in block and field.key not in _REMOVED]
+    block = pickup_block(header) if pickup else ()
+    if header.keys.isdisjoint(_REMOVED):
+        return list(header.fields[len(block) :])
+    return [one for one in header.fields[len(block) :] if one.key not in _REMOVED]
 
 
 def edit(
@@ -204,15 +237,17 @@ def edit(
     if from_address and sender and rewrite_from in ("always", "if-missing"):
         lines += _with_from(fields, from_address, replace=rewrite_from == "always")
     else:
-        lines += [field.raw for field in fields]
-    present = {field.key for field in fields}
+        lines += [one.raw for one in fields]
+    if not header.empty_line:  # the last field of such a file may have no line end
+        lines = [_with_crlf(line) for line in lines]
+    present = {one.key for one in fields}
     # At the end, so that our Received stays next to older ones (RFC 5322 section 3.6.7).
-    added = []
     if "message-id" not in present:
-        added.append(f"Message-ID: {message_id(queue_id, node)}\r\n".encode())
+        lines.append(f"Message-ID: {message_id(queue_id, node)}\r\n".encode())
     if "date" not in present:
-        added.append(f"Date: {when}\r\n".encode())
-    return b"".join(_with_crlf(line) for line in lines + added) + (b"\r\n" if header.empty_line else b"")
+        lines.append(f"Date: {when}\r\n".encode())
+    edited = _with_crlf(b"".join(lines))
+    return edited + b"\r\n" if header.empty_line else edited
 
 
 def message_id(queue_id: str, node: str) -> str:
@@ -231,38 +266,46 @@ def _original_recipients(recipients: tuple[str, ...]) -> bytes:
 
 def _with_from(fields: list[Field], from_address: str, *, replace: bool) -> list[bytes]:
     """The raw fields with `from_address` as From; the author's own From becomes Reply-To unless there is one."""
-    authors = [field for field in fields if field.key == "from"]
+    authors = [one for one in fields if one.key == "from"]
     ours = f"From: {from_address}\r\n".encode()
     if not authors:
-        return [*(field.raw for field in fields), ours]
+        return [*(one.raw for one in fields), ours]
     if not replace or _addresses(authors) == [from_address]:
-        return [field.raw for field in fields]
+        return [one.raw for one in fields]
     lines: list[bytes] = []
-    for field in fields:
-        if field is authors[0]:
+    for one in fields:
+        if one is authors[0]:
             lines.append(ours)
             if not any(other.key == "reply-to" for other in fields):
                 lines.append(
                     b"Reply-To:" + b",".join(author.content.rstrip(b" \t\r\n") for author in authors) + b"\r\n"
                 )
-        elif field.key != "from":
-            lines.append(field.raw)
+        elif one.key != "from":
+            lines.append(one.raw)
     return lines
 
 
 def _addresses(fields: list[Field]) -> list[str] | None:
     try:
-        return [address for field in fields for address in read_list(field.text)]
+        return [address for one in fields for address in read_list(one.text)]
     except AddressError:
         return None
 
 
-def _with_crlf(raw: bytes) -> bytes:
-    line = _LINE_END.sub(b"\r\n", raw)
-    return line if line.endswith(b"\r\n") else line + b"\r\n"
+def _with_crlf(lines: bytes) -> bytes:
+    """Each line with CRLF, the last one as well. What ends a line in bytes for Python ends one here."""
+    return b"\r\n".join(lines.splitlines()) + b"\r\n"
 
 
 def date(seconds: float) -> str:
     """RFC 5322 section 3.3, in UTC and in English whatever the locale."""
-    at = datetime.fromtimestamp(int(seconds), UTC)
-    return f"{_DAYS[at.weekday()]}, {at.day:02} {_MONTHS[at.month - 1]} {at.year:04} {at:%H:%M:%S} +0000"
+    days, second = divmod(int(seconds), 86400)
+    minute, second = divmod(second, 60)
+    hour, minute = divmod(minute, 60)
+    return f"{_day(days)} {hour:02}:{minute:02}:{second:02} +0000"
+
+
+@lru_cache(maxsize=8)
+def _day(days: int) -> str:
+    at = datetime.fromtimestamp(days * 86400, UTC)
+    return f"{_DAYS[at.weekday()]}, {at.day:02} {_MONTHS[at.month - 1]} {at.year:04}"

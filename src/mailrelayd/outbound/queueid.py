@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 ALPHABET = "234567abcdefghijklmnopqrstuvwxyz"
 _VALUE = {character: value for value, character in enumerate(ALPHABET)}
@@ -19,13 +20,13 @@ RESERVE = 10_000_000  # microseconds written ahead: the disk is asked at most ev
 
 def encode(number: int, length: int) -> str:
     """`number` as `length` characters, most significant first."""
-    characters = []
-    for _ in range(length):
-        number, digit = divmod(number, 32)
-        characters.append(ALPHABET[digit])
-    return "".join(reversed(characters))
+    characters = ""
+    for shift in range(5 * (length - 1), -1, -5):
+        characters += ALPHABET[number >> shift & 31]
+    return characters
 
 
+@lru_cache(maxsize=8)
 def node_part(node: str) -> str:
     """Five characters that tell the ids of one node from those of another."""
     return encode(int.from_bytes(hashlib.sha256(node.encode()).digest()[:4], "big") >> 7, _NODE)

@@ -7,7 +7,7 @@ message belongs (see the state table in `mailrelayd/__init__.py`).
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -84,10 +84,18 @@ def begun(message: QueuedMessage, progress: Progress) -> Progress:
     """The progress with how it began in the first line of its history."""
     if progress.history and progress.history[0].event == "queued":
         return progress
-    where = "/".join(part for part in (message.producer, message.file) if part)
+    where = "/".join([part for part in (message.producer, message.file) if part])
     uid = "" if message.uid is None else f"uid {message.uid}"
-    text = ", ".join(part for part in (printable(where), uid, f"envelope: {message.rule}") if part)
-    return replace(progress, history=(Past(progress.arrived_at, "queued", text), *progress.history))
+    text = ", ".join([part for part in (printable(where), uid, f"envelope: {message.rule}") if part])
+    history = (Past(progress.arrived_at, "queued", text), *progress.history)
+    return Progress(
+        progress.arrived_at,
+        progress.recipients,
+        progress.not_before,
+        progress.changed,
+        progress.excused_at,
+        history,
+    )
 
 
 def encode(record: Record) -> bytes:

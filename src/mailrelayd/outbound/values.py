@@ -1,15 +1,17 @@
 """The values that flow from a queued file to its outcome.
 
-All of them are frozen: a loop receives one, asks a pure function what it means, and carries out the answer.
+None of them ever changes: a loop receives one, asks a pure function what it means, and carries out the answer.
 **Response** is the server's line (RFC 5321 calls it "reply"; here a reply is only ever a person's mail).
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
+
+from mailrelayd.value import value
 
 
 class Stage(StrEnum):
@@ -39,7 +41,7 @@ class Status(StrEnum):
     FAILED = "failed"  # given up
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Envelope:
     """Who sends and who receives, as said to the server: never the headers' view again."""
 
@@ -47,7 +49,7 @@ class Envelope:
     recipients: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class ApprovalCopy:
     """A recipient who is asked to approve gets a copy of their own: the only place where their token stands."""
 
@@ -56,7 +58,7 @@ class ApprovalCopy:
     expires_at: float  # seconds since the epoch; not sent from then on
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Admitted:
     """A request for approval that may be opened: everybody who receives the message, and who of them is asked."""
 
@@ -64,7 +66,7 @@ class Admitted:
     copies: tuple[ApprovalCopy, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Response:
     """One answer of the server, or what stood in its place.
 
@@ -82,7 +84,7 @@ class Response:
         return " ".join(part for part in (str(self.code) if self.code else "", self.enhanced, self.text) if part)
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Extensions:
     """What the server offers on this connection (EHLO after TLS), as far as transactions care."""
 
@@ -90,13 +92,44 @@ class Extensions:
     size: int | None = None  # RFC 1870; None: not offered, 0: offered without a limit; octets
     eight_bit_mime: bool = False  # RFC 6152
     smtputf8: bool = False  # RFC 6531
+    chunking: bool = False  # RFC 3030
+
+
+@runtime_checkable
+class Descriptor(Protocol):
+    """What a file can be copied from."""
+
+    def fileno(self) -> int:
+        """The descriptor; read at offsets only."""
+
+
+@value(frozen=True, slots=True)
+class Copyable:
+    """A message that stands in a file as it goes on the wire, but for its `header`."""
+
+    header: bytes
+    file: Descriptor
+    offset: int
+    size: int  # bytes from `offset`
 
 
 class Body(Protocol):
-    """The bytes of one message as they go on the wire, before dot stuffing: header edits applied, CRLF only.
+    """The bytes of one message as they go on the wire, before dot stuffing: header edits applied.
 
     `size` and `eight_bit` are known before the first chunk is read (MAIL needs them).
     """
+
+    @property
+    def whole(self) -> bytes | None:
+        """All of a small message, with CRLF line ends; None: it is read in chunks."""
+
+    @property
+    def pure(self) -> bool:
+        """Whether the chunks hold no bare CR or LF and end with CRLF."""
+
+    @property
+    def copyable(self) -> Copyable | None:
+        """Where the kernel can take it from; None: only the chunks are what should be sent."""
 
     @property
     def size(self) -> int:
@@ -107,13 +140,13 @@ class Body(Protocol):
         """Whether any octet is above 127."""
 
     def chunks(self) -> AsyncIterator[bytes]:
-        """The bytes, in pieces of at most some 128 KiB; ends with CRLF."""
+        """The bytes, in pieces of at most some 256 KiB; line ends may be bare unless `pure`."""
 
     def unchanged(self) -> bool:
         """False as soon as the file behind it is no longer what it was when `size` was taken."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Transaction:
     """One MAIL .. last byte: a message and those of its recipients that are asked for this time."""
 
@@ -130,13 +163,14 @@ class Transaction:
         return not (self.sender.isascii() and all(r.isascii() for r in self.recipients))
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Answers:
     """What the server said to one transaction, as far as it went.
 
     `recipients` has one entry per recipient of the transaction, None where no answer came. `cut` says why the
     connection ended *during* this transaction (code 0 or 421); None: it did not. `untried` marks a transaction
-    of which the server has not answered a single command: nobody can blame it for anything.
+    of which the server has not answered a single command: nobody can blame it for anything. (In a window its last byte
+    may have been sent all the same.)
     `changed`: we ended the connection ourselves, because the file was written to after it was claimed.
     """
 
@@ -155,7 +189,7 @@ class Answers:
         return self.mail is None
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Outcome:
     """What one try meant for one recipient."""
 
@@ -164,7 +198,7 @@ class Outcome:
     response: Response
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Attempt:
     """What one transaction meant, once the stage of every answer has been taken into account.
 
@@ -181,7 +215,7 @@ class Attempt:
     changed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class RecipientRecord:
     """What is remembered of one recipient between tries; times in seconds since the epoch."""
 
@@ -196,7 +230,7 @@ class RecipientRecord:
 FIRST_KEPT, LAST_KEPT = 10, 30  # lines of a message's history: how it began, and what happened lately
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Past:
     """One line of a message's life, for people. `text` holds no control characters.
 
@@ -210,7 +244,7 @@ class Past:
     since: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Progress:
     """Everything that happened to a message so far: cumulative, never the last try only.
 
@@ -243,7 +277,7 @@ def remembered(progress: Progress, past: Past) -> Progress:
 OWN_RULES = frozenset({"alert", "dsn", "receipt", "reminder"})  # of messages that the daemon writes itself
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class QueuedMessage:
     """A message in the queue. `size` is the file's, in bytes; `rule` says how its envelope was found.
 
