@@ -6,12 +6,14 @@ What is settled takes effect at once, as it would on disk if its writer were can
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from mailrelayd.clock import Clock
 from mailrelayd.outbound import delivery, queueid
+from mailrelayd.outbound.headers import Header, Unreadable, split_header
 from mailrelayd.outbound.queue import Entry, Figures, Place, Verb
+from mailrelayd.outbound.stored import HEADER_LIMIT
 from mailrelayd.outbound.values import (
     ApprovalCopy,
     Envelope,
@@ -47,6 +49,10 @@ class Bytes:
         if self.error is not None:
             raise self.error
         return self.data[offset : offset + size]
+
+    def header(self) -> tuple[Header | Unreadable, bytes]:
+        data = self.read(0, HEADER_LIMIT + 1)
+        return split_header(data, HEADER_LIMIT, complete=len(data) == self.size), data
 
     def unchanged(self) -> bool:
         return self.same
@@ -141,10 +147,11 @@ class MemoryQueue:
             raise item.error
         return item.source
 
-    async def complete(self, message: QueuedMessage, progress: Progress) -> None:
+    async def complete(self, completions: Sequence[tuple[QueuedMessage, Progress]]) -> None:
         await self._disk()
-        self._land("complete", message)
-        self.sent.append(message.queue_id)
+        for message, _ in completions:
+            self._land("complete", message)
+            self.sent.append(message.queue_id)
 
     async def defer(self, message: QueuedMessage, progress: Progress, at: float) -> None:
         await self._disk()

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from mailrelayd.outbound.headers import Header
 from mailrelayd.outbound.queue import Entry, Figures, Place, Queue, Verb
 from mailrelayd.outbound.values import (
     ApprovalCopy,
@@ -120,7 +121,7 @@ async def fail(queue: Queue, message: QueuedMessage) -> None:
 
 
 async def complete(queue: Queue, message: QueuedMessage) -> None:
-    await queue.complete(message, outcome(message, Status.SENT))
+    await queue.complete([(message, outcome(message, Status.SENT))])
 
 
 # What an operator's verb does to a message in each state: what is answered ("" or a part of why not), and where
@@ -219,6 +220,10 @@ class QueueContract:
             assert len(data) == source.size == message.size
             assert source.read(5, 3) == data[5:8]
             assert source.read(source.size, 10) == b""
+            header, first = source.header()
+            assert isinstance(header, Header)
+            assert first == data
+            assert [field.key for field in header.fields] == ["from", "to"]
             assert source.unchanged()
         finally:
             source.close()
@@ -303,6 +308,17 @@ class QueueContract:
             assert await bench.queue.find(queue_id) is None
             assert await entries(bench.queue) == await entries(bench.queue, failed=True) == []
             assert bench.queue.figures() == Figures()
+            await bench.reopen()
+
+    async def test_several_are_completed_together(self, bench: Bench) -> None:
+        """What is settled in one go is gone in one go, also after a crash right then; what is beside it is not."""
+        ids = [await bench.put(name) for name in "abc"]
+        taken = [await claimed(bench.queue) for _ in ids]
+        await bench.queue.complete([(message, outcome(message, Status.SENT)) for message in taken[:2]])
+        await bench.queue.complete([])
+        assert bench.queue.figures().in_flight == 1
+        for _ in range(2):
+            assert [entry.message.queue_id for entry in await entries(bench.queue)] == ids[2:]
             await bench.reopen()
 
     @pytest.mark.parametrize("restart", [False, True])

@@ -163,7 +163,7 @@ class Folder:
 
     def sweep(self) -> int:
         """Remove what an interrupted `write` left behind; how many there were."""
-        leftovers = [name for name in os.listdir(self.fd) if name.startswith(TEMPORARY)]
+        leftovers = [name for name in self.names() if name.startswith(TEMPORARY)]
         for name in leftovers:
             self.remove(name, sync=False)
         return len(leftovers)
@@ -184,16 +184,21 @@ class Folder:
 
         Raises OSError; NotRegularError where it is something else (a FIFO opens, a symlink does not).
         """
+        return self.look_into(name)[0]
+
+    def look_into(self, name: str) -> tuple[int, os.stat_result]:
+        """`open`, and what the file looked like then."""
         try:
             descriptor = os.open(name, SAFE_READ, dir_fd=self.fd)
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.ENXIO):  # a symlink; a socket or a device without a driver
                 raise NotRegularError(error.errno, "not a regular file", name) from error
             raise
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        figures = os.fstat(descriptor)
+        if not stat.S_ISREG(figures.st_mode):
             os.close(descriptor)
             raise NotRegularError(errno.EINVAL, "not a regular file", name)
-        return descriptor
+        return descriptor, figures
 
     def read(self, name: str, *, limit: int) -> bytes:
         """The first `limit` bytes of a regular file."""
@@ -285,6 +290,37 @@ class Lock:
     def write(self, number: int) -> None:
         """Replace the number in place: 32 bytes lie in one sector, so it is the old one or the new one."""
         os.pwrite(self._fd, b"%-31d\n" % number, 0)
+        os.fdatasync(self._fd)
+
+
+class FixedFile:
+    """A file that keeps its size and is overwritten in place.
+
+    Nothing is allocated any more: a full disk does not matter, and a sync writes these blocks and nothing else.
+    """
+
+    def __init__(self, folder: Folder, name: str) -> None:
+        """Raises OSError, FileNotFoundError."""
+        self._fd = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder.fd)
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return os.fstat(self._fd).st_size
+
+    def close(self) -> None:
+        """Give the descriptor back; nothing else may be called afterwards."""
+        os.close(self._fd)
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Overwrite; on disk after `sync`. Raises OSError."""
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self._fd, view, offset)
+            view, offset = view[written:], offset + written
+
+    def sync(self) -> None:
+        """Raises OSError; then the kernel may call clean what it could not write, and no later answer tells."""
         os.fdatasync(self._fd)
 
 

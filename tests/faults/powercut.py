@@ -5,8 +5,8 @@
 serves IMAGE (a pickle; a new one is empty) under MOUNT until SIGTERM, which *is* the cut: what goes into IMAGE
 is only what a disk would have to have by then, with `--keep` also a random part of what it might have.
 
-- A file's content is there as of its last fsync. What was written since: nothing; with `--keep` all of it, its
-  beginning, or nothing.
+- A file's content is there as of its last fsync or fdatasync. What was written since: nothing; with `--keep` all of it,
+  its beginning, or nothing; of what was overwritten, in a file that has kept its size, any sectors.
 - A change of names (create, rename, link, unlink) is there once a folder that it touches was synced, together with the
   changes before it that touch the same names. Of the others none; with `--keep` a random number of the oldest.
 - A rename is there or not, never half, as on every file system with a journal. Folders are there when they are made.
@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = 1
+SECTOR = 512  # bytes
 _SYS_ADMIN = 21  # CAP_SYS_ADMIN, see capabilities(7)
 _HIDDEN = ".fuse_hidden"  # what libfuse calls a removed file that somebody holds open
 
@@ -116,9 +117,7 @@ class Disk:
                 left += fresh
             elif node.data != node.kept_data:
                 if chance:  # what the disk had time for
-                    written = bytes(node.data)
-                    length = chance.choice([0, chance.randint(0, len(written)), len(written)])
-                    node.kept_data = written[:length] if length else node.kept_data
+                    node.kept_data = _some(chance, node.kept_data, bytes(node.data))
                 node.data = bytearray(node.kept_data)
         self.nodes = {number: node for number, node in self.nodes.items() if number in reached}
 
@@ -126,6 +125,15 @@ class Disk:
         for (folder, name), target in change.items():
             if folder in self.nodes:
                 _put(self.nodes[folder].kept_names, name, target)
+
+
+def _some(chance: random.Random, kept: bytes, written: bytes) -> bytes:
+    """What a disk may have of a file by now: a sector is the old one or the new one, never torn."""
+    if len(kept) == len(written):
+        sectors = (chance.choice([kept, written])[at : at + SECTOR] for at in range(0, len(kept), SECTOR))
+        return b"".join(sectors)
+    length = chance.choice([0, chance.randint(0, len(written)), len(written)])
+    return written[:length] if length else kept
 
 
 def _put(names: dict[str, int], name: str, target: int | None) -> None:

@@ -6,6 +6,7 @@ lightly: an error after a rename leaves what the next start understands.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,6 +31,50 @@ class Report(Protocol):
         """A queued file could no longer be understood and was failed."""
 
 
+class Claims:
+    """Which files were renamed out of the pickup folders, and which of these renames are on disk. For any thread."""
+
+    def __init__(self) -> None:
+        self._one = threading.Lock()  # for what is below
+        self._folders: set[Path] = set()  # out of which files were renamed since they were synced
+        self._last = self._synced = ""  # queue ids: the highest claimed; up to which claims are on disk
+        self._late: set[str] = set()  # claimed after a higher one, and not on disk
+        self._syncing = threading.Lock()  # who comes second finds nothing to do only when the first is through
+
+    def made(self, queue_id: str, folder: Path) -> None:
+        """A file was renamed out of this folder, which must be on disk before anything that depends on it."""
+        with self._one:
+            self._folders.add(folder)
+            if queue_id < self._last:
+                self._late.add(queue_id)
+            self._last = max(self._last, queue_id)
+
+    def sync(self, needed: Iterable[str] | None = None) -> None:
+        """Make every claim durable; nothing happens where those that are `needed` are. Raises OSError."""
+        if needed is not None and not any(queue_id > self._synced or queue_id in self._late for queue_id in needed):
+            return
+        with self._syncing:
+            with self._one:
+                folders, self._folders = self._folders, set()
+                last, late = self._last, frozenset(self._late)
+            try:
+                while folders:
+                    path = folders.pop()
+                    try:
+                        # By path: a reload may have closed the pickup's own descriptors. What was removed by hand
+                        # can bring nothing back.
+                        with suppress(FileNotFoundError):
+                            durable.sync_folder(path)
+                    except BaseException:
+                        folders.add(path)
+                        raise
+            finally:
+                with self._one:
+                    self._folders |= folders
+                    if not folders:
+                        self._synced, self._late = last, self._late - late
+
+
 class Moves:
     """The steps, on disk when they return; all but `into` run in the spool's one disk thread. They raise OSError."""
 
@@ -39,7 +84,8 @@ class Moves:
         self.results: Results | None = None
         self._clock = clock
         self._report = report
-        self._unsynced: set[Path] = set()  # pickup folders out of which files were renamed
+        self.claims = Claims()
+        self.bare: set[str] = set()  # ids of files that were just claimed, with nothing beside them
 
     @contextmanager
     def said(self, doing: str) -> Iterator[None]:
@@ -63,45 +109,32 @@ class Moves:
             if beside is not None:
                 _take_back(target, beside)
             raise
-
-    def claimed_from(self, folder: durable.Folder) -> None:
-        """A file was renamed out of this folder, which must be on disk before anything that depends on it."""
-        self._unsynced.add(folder.path)
+        if target is self.queue:
+            queue_id = new_name.removesuffix(".eml")
+            self.claims.made(queue_id, folder.path)
+            if beside is None:
+                self.bare.add(queue_id)
 
     def sync_claims(self) -> None:
         """Make every claim durable."""
-        # By path: a reload may have closed the pickup's own descriptors. Taken out before it is synced, because
-        # the pickup's thread may rename another file meanwhile, and put back where that failed.
-        while self._unsynced:
-            path = self._unsynced.pop()
-            try:
-                with suppress(FileNotFoundError):  # removed by hand: nothing can come back from it
-                    durable.sync_folder(path)
-            except OSError:
-                self._unsynced.add(path)
-                raise
+        self.claims.sync()
 
     # -- out of the queue ------------------------------------------------------------------------------------
 
-    def finish(self, message: QueuedMessage, progress: Progress) -> None:
-        """Everybody was sent to: ID.eml first, then ID.json, so that no state says "send it again"."""
+    def keep(self, message: QueuedMessage, progress: Progress) -> None:
+        """Everybody was sent to, and [spool] keep_sent wants it kept: ID.eml first, so that no state says "send it"."""
         eml, beside = f"{message.queue_id}.eml", f"{message.queue_id}.json"
         self.sync_claims()
-        if self.results is not None:
-            self.tell(record.of(message, progress), "sent")
-        if self.keep_sent > 0:
-            with suppress(FileNotFoundError):
-                self.queue.move(eml, self.sent, eml, sync=False)
-            self.sent.sync()
-        else:
-            self.queue.remove(eml, sync=False)
+        self.tell(record.of(message, progress), "sent")
+        with suppress(FileNotFoundError):
+            self.queue.move(eml, self.sent, eml, sync=False)
+        self.sent.sync()
         # Also where an earlier try got as far as the removal: until it is durable, a power cut sends again.
         self.queue.sync()
         if message.revision:
             self.queue.remove(beside, sync=False)  # alone it means nothing: swept at the next start
-        if self.keep_sent > 0:
-            with self.said("keep what happened to a sent message"):
-                self.sent.write(beside, record.encode(record.of(message, progress)))
+        with self.said("keep what happened to a sent message"):
+            self.sent.write(beside, record.encode(record.of(message, progress)))
 
     def write_down(self, entries: Sequence[Record]) -> dict[str, OSError]:
         """Records beside messages that stay where they are; which could not be written, and why."""
@@ -127,6 +160,7 @@ class Moves:
         removed = []
         for queue_id in queue_ids:
             try:
+                self.bare.discard(queue_id)
                 folder.remove(f"{queue_id}.eml", sync=False)
                 folder.remove(f"{queue_id}{ORPHAN}", sync=False)
                 removed.append(queue_id)

@@ -8,7 +8,7 @@ let the next body onto the wire. A process that dies lets go of all its claims, 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -82,6 +82,12 @@ class Source(Protocol):
     def read(self, offset: int, size: int) -> bytes:
         """Bytes from `offset`, fewer only at the end."""
 
+    def header(self) -> tuple[Header | Unreadable, bytes]:
+        """The header, and the first bytes of the message, which hold it: all of them, if it is small. Raises OSError.
+
+        Read and parsed once, and kept until `close`.
+        """
+
     def unchanged(self) -> bool:
         """False as soon as it is not what it was when it was claimed."""
 
@@ -101,8 +107,8 @@ class Queue(Protocol):
     def open(self, message: QueuedMessage) -> Source:
         """The message's bytes. Raises OSError."""
 
-    async def complete(self, message: QueuedMessage, progress: Progress) -> None:
-        """Every recipient was sent to: the message leaves the queue."""
+    async def complete(self, completions: Sequence[tuple[QueuedMessage, Progress]]) -> None:
+        """Every recipient of these was sent to: they leave the queue, on disk together."""
 
     async def defer(self, message: QueuedMessage, progress: Progress, at: float) -> None:
         """Remember what happened; due again at `at` (seconds since the epoch)."""

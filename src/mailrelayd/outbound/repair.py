@@ -3,86 +3,105 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from mailrelayd import durable
 from mailrelayd.outbound import queueid
+from mailrelayd.outbound.idset import Ids
 from mailrelayd.outbound.keys import KEPT, Keys
 from mailrelayd.outbound.record import Claim, Record, RecordError
-from mailrelayd.outbound.stored import ORPHAN, Reader, ids_in
+from mailrelayd.outbound.stored import ORPHAN, Reader, ids_in, recorded_in, still_there
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What stands in the queue once it has been repaired."""
+    """What stands in the queue once it has been repaired, beside what was `told` on the way."""
 
-    plain: set[str]  # without a record
-    records: dict[str, Record | str]  # a text: why it cannot be used (newer, damaged, not readable)
+    plain: Ids  # without a record
     newest: int  # microseconds of the youngest id anywhere
 
 
-def repair(reader: Reader, keys: Keys, directory: Path, now: float) -> Found:
-    """Bring every message to rest in one place. Raises OSError."""
+def repair(reader: Reader, keys: Keys, directory: Path, now: float, tell: Callable[[str, Record | str], None]) -> Found:
+    """Bring every message to rest in one place. Raises OSError.
+
+    `tell` is told of each message with a record, and the record; a text: why it cannot be used (newer, damaged, not
+    readable). A million messages are not held in memory.
+    """
     queue, failed = reader.queue, reader.failed
+    _finish_completions(queue, directory)
     for folder in (queue, failed, reader.sent, keys.folder):
         folder.sweep()
     queued, queue_records = ids_in(queue)
     given_up, failed_records = ids_in(failed)
+    newest = max(queued.newest, given_up.newest)
     unclear: set[str] = set()
-    for queue_id in sorted(failed_records):
-        back = False
-        if queue_id in queue_records:
+    arrived: set[str] = set()  # in queue/, from failed/
+    left: set[str] = set()  # the other way
+    dropped: set[str] = set()  # whose record in queue/ says nothing any more
+    for queue_id in failed_records:
+        recorded = queue_id in queue_records
+        if recorded:
             try:
                 back = _revision(reader, queue_id) > _revision(reader, queue_id, failed=True)
             except (RecordError, OSError):  # which of the two is the true one would be a guess
                 unclear.add(queue_id)
                 continue
-        if back:  # `retry` was cut short: its new record is on disk, so it goes on
-            _move(queue_id, failed, queue, given_up, queued)
-            failed.remove(f"{queue_id}{ORPHAN}", sync=False)
-            failed.remove(f"{queue_id}.json", sync=False)
-            continue
+            if back:  # `retry` was cut short: its new record is on disk, so it goes on
+                if queue_id in given_up:
+                    failed.move(f"{queue_id}.eml", queue, f"{queue_id}.eml")
+                    arrived.add(queue_id)
+                failed.remove(f"{queue_id}{ORPHAN}", sync=False)
+                failed.remove(f"{queue_id}.json", sync=False)
+                continue
         # `fail` was cut short: its record in failed/ is the commit point
-        _move(queue_id, queue, failed, queued, given_up)
-        if queue_id in queue_records:
+        if queue_id in queued:
+            queue.move(f"{queue_id}.eml", failed, f"{queue_id}.eml")
+            left.add(queue_id)
+        if recorded:
             queue.remove(f"{queue_id}.json", sync=False)
-            queue_records.discard(queue_id)
-        if queue_id not in given_up and failed.stat(f"{queue_id}{ORPHAN}") is None:
+            dropped.add(queue_id)
+        if queue_id not in given_up and queue_id not in left and failed.stat(f"{queue_id}{ORPHAN}") is None:
             failed.remove(f"{queue_id}.json", sync=False)  # a pickup file was being refused: it is still there
-    _finish_refusals(reader, directory / "pickup", given_up & failed_records)
-    for queue_id in queue_records - queued - unclear:
-        # Either a claim that did not get to its rename (the file still stands in the pickup folder, with its
-        # sidecar) or a message whose removal was cut short. Both times the record means nothing.
-        queue.remove(f"{queue_id}.json", sync=False)
-    records: dict[str, Record | str] = {}
-    for queue_id in sorted(queue_records & queued):
+    _finish_refusals(reader, directory / "pickup", (one for one in failed_records if one in given_up or one in left))
+    keyed: list[tuple[str, str]] = []
+    for queue_id in queue_records:
+        if queue_id in dropped:
+            continue
+        if queue_id not in queued and queue_id not in arrived:
+            if queue_id not in unclear:
+                # Either a claim that did not get to its rename (the file still stands in the pickup folder, with its
+                # sidecar) or a message whose removal was cut short. Both times the record means nothing.
+                queue.remove(f"{queue_id}.json", sync=False)
+            continue
         try:
             entry = reader.record(queue_id)
         except (RecordError, OSError) as error:
-            records[queue_id] = str(error)
+            tell(queue_id, str(error))
             continue
         if queue_id in unclear:
-            records[queue_id] = "it has a record in failed/ too, and that one cannot be used"
+            tell(queue_id, "it has a record in failed/ too, and that one cannot be used")
         elif entry is not None:
             if entry.claim is not None:
                 _finish_claim(directory / "pickup", entry.claim)
-            records[queue_id] = entry
+            if entry.key:
+                keyed.append((entry.key, queue_id))
+            tell(queue_id, entry)
     queue.sync()
     failed.sync()
-    for queue_id, known in records.items():
-        if isinstance(known, Record) and known.key:  # last: a key stands for a message that is here for good
-            _finish_key(keys, known.key, queue_id, now)
-    newest = max((queueid.microseconds(queue_id) for queue_id in queued | given_up), default=0)
-    return Found(queued - queue_records, records, newest)
+    for key, queue_id in keyed:  # last: a key stands for a message that is here for good
+        _finish_key(keys, key, queue_id, now)
+    return Found(queued.without(queue_records, left), newest)
 
 
-def _move(queue_id: str, source: durable.Folder, target: durable.Folder, there: set[str], here: set[str]) -> None:
-    if queue_id in there:
-        source.move(f"{queue_id}.eml", target, f"{queue_id}.eml")
-        there.discard(queue_id)
-        here.add(queue_id)
+def _finish_completions(queue: durable.Folder, directory: Path) -> None:
+    """What was sent and recorded goes, before anything else is made of it. The journal stays, and says it again."""
+    for queue_id, inode in recorded_in(directory).items():
+        if still_there(queue, queue_id, inode):
+            queue.remove(f"{queue_id}.eml", sync=False)
+    queue.sync()  # only then may its record go: the message alone would be due
 
 
 def _revision(reader: Reader, queue_id: str, *, failed: bool = False) -> int:
@@ -103,7 +122,7 @@ def _finish_key(keys: Keys, key: str, queue_id: str, now: float) -> None:
             keys.write(key)
 
 
-def _finish_refusals(reader: Reader, pickup: Path, refused: set[str]) -> None:
+def _finish_refusals(reader: Reader, pickup: Path, refused: Iterable[str]) -> None:
     """Sidecars whose message was refused and is in failed/ already: left behind, they would speak for another."""
     left: set[tuple[int, int]] = set()
     for path in _pickup_folders(pickup):

@@ -11,8 +11,7 @@ in `incoming.py` (how messages get in), `moves.py` (and out), `verbs.py` (operat
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -24,7 +23,10 @@ from typing import TypeVar
 from mailrelayd import durable
 from mailrelayd.clock import Clock
 from mailrelayd.outbound import queueid, record
+from mailrelayd.outbound.arrivals import Files
+from mailrelayd.outbound.completions import Completions, Sent
 from mailrelayd.outbound.headers import Unreadable
+from mailrelayd.outbound.idset import Ids
 from mailrelayd.outbound.incoming import Entrance, Incoming
 from mailrelayd.outbound.keys import Keys
 from mailrelayd.outbound.moves import Moves, Report
@@ -33,7 +35,7 @@ from mailrelayd.outbound.queue import Entry, Figures, Place, Requests, Verb
 from mailrelayd.outbound.record import Record, RecordError
 from mailrelayd.outbound.repair import repair
 from mailrelayd.outbound.results import Results
-from mailrelayd.outbound.stored import FileSource, Reader, Reading, stamp_of
+from mailrelayd.outbound.stored import FileSource, Head, Reader, Reading
 from mailrelayd.outbound.values import ApprovalCopy, Envelope, Progress, QueuedMessage
 from mailrelayd.outbound.verbs import Done, Verbs
 from mailrelayd.outbound.waiting import HELD, LONGEST_WAIT, Waiting, when_due
@@ -41,7 +43,6 @@ from mailrelayd.outbound.waiting import HELD, LONGEST_WAIT, Waiting, when_due
 T = TypeVar("T")
 
 LONGEST_PAUSE = 30.0  # seconds between two tries to write what must be written
-QUICK = 1 << 16  # bytes; what is not larger is read without asking a thread
 BATCH = 100  # messages changed in one go, so that whoever settles waits no longer than for these
 
 
@@ -64,8 +65,9 @@ class Spool:
             root = durable.Folder(directory)
             try:
                 self._lock = durable.Lock(root, "lock")
-            finally:
+            except BaseException:
                 root.close()
+                raise
             self._reader = Reader(directory, Reading())
             self._keys = Keys(durable.Folder(directory / "keys"))
         except OSError as error:
@@ -74,6 +76,7 @@ class Spool:
         # One thread: what is settled first is on disk first, and the event loop never waits for the disk.
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="disk")
         self._moves = Moves(self._reader, clock, report)
+        self._completions = Completions(root, self._queue, self._moves.claims, report)
         self._verbs = Verbs(self._reader, self._moves, clock)
         self._openings = Openings(self._queue, report)
         self._entrance = Entrance(self._moves, self._keys, self._openings, self._lock, node, clock)
@@ -85,14 +88,16 @@ class Spool:
         self.begin = self._entrance.begin
         self.seen = self._entrance.seen
         self._waiting = Waiting()
-        self._in_flight: dict[str, QueuedMessage] = {}
+        self._files = Files(self._reader)
+        self._in_flight: dict[str, int] = {}  # and the inodes of what is sent
         self._being_changed: dict[str, float] = {}  # by an operator right now -> when it was due
-        self._stamps: dict[str, tuple[int, int, int]] = {}  # of files whose producer may still hold them open
         self._news = asyncio.Event()
 
     def close(self) -> None:
         """Let go of the spool, and of every claim."""
         self._disk.shutdown(wait=True)
+        self._completions.close()
+        self._files.close()
         self._reader.close()
         self._keys.close()
         if self.results is not None:
@@ -102,6 +107,7 @@ class Spool:
     def set_reading(self, reading: Reading) -> None:
         """How the envelope is read of files whose record does not say it."""
         self._reader.reading = reading
+        self._files.arrivals.clear()
 
     @property
     def keep_sent(self) -> float:
@@ -140,35 +146,58 @@ class Spool:
 
     def _learn(self) -> None:
         now, mono = self._clock.now(), self._clock.monotonic()
-        found = repair(self._reader, self._keys, self.directory, now)
-        due = dict.fromkeys(found.plain, 0.0)
-        wishes = []
-        for queue_id, entry in found.records.items():
+        ready = Ids()
+        due: dict[str, float] = {}  # of all others
+        wishes: list[str] = []
+        asking: list[str] = []
+
+        def tell(queue_id: str, entry: Record | str) -> None:
             if isinstance(entry, str):  # a newer or a damaged record is not guessed: the message is kept, not tried
                 self._report.trouble(f"read {queue_id}", OSError(0, entry))
                 due[queue_id] = HELD
+                return
+            when = HELD if entry.hold else when_due(entry.progress, now, mono)
+            if when == 0.0:
+                ready.add(queue_id)
             else:
-                due[queue_id] = HELD if entry.hold else when_due(entry.progress, now, mono)
-                if not entry.progress.recipients:
-                    wishes.append(queue_id)
-            if isinstance(entry, Record) and entry.copies:
-                self._open_again(queue_id, entry)
-        self._waiting.learn(due, wishes)
+                due[queue_id] = when
+            if when and not entry.progress.recipients:
+                wishes.append(queue_id)
+            if entry.copies:
+                asking.append(queue_id)
+
+        found = repair(self._reader, self._keys, self.directory, now, tell)
+        self._completions.begin()
+        self._reader.completed = self._completions
+        for queue_id in asking:
+            self._open_again(queue_id)
+        ready.sort()
+        ready.join(found.plain)
+        self._waiting.learn(ready, due, wishes)
         self._entrance.ids.last = max(self._entrance.ids.last, found.newest)
 
-    def _open_again(self, queue_id: str, entry: Record) -> None:
+    def _open_again(self, queue_id: str) -> None:
         """A crash may have come between the claim and the opening of the request."""
-        with suppress(OSError):  # what cannot be read is told when it is due
-            message = self._reader.message(queue_id, entry)
+        with suppress(OSError, RecordError):  # what cannot be read is told when it is due
+            message = self._reader.message(queue_id, self._reader.record(queue_id))
             if isinstance(message, QueuedMessage):
                 self._openings.open(message)
 
     # -- what comes in -------------------------------------------------------------------------------------------
 
-    def arrived(self, message: QueuedMessage, stamp: tuple[int, int, int] | None = None) -> None:
-        """A claimed file is now in the queue. `stamp`: what it looked like, if its producer may still write."""
+    def arrived(
+        self, message: QueuedMessage, stamp: tuple[int, int, int] | None = None, head: Head | None = None
+    ) -> None:
+        """A claimed file is now in the queue. `stamp`: what it looked like, if its producer may still write.
+
+        `head`: what was read of it, for a message that is sent at once.
+        """
         if stamp is not None:
-            self._stamps[message.queue_id] = stamp
+            self._files.may_be_written_to(message.queue_id, stamp)
+        if message.queue_id in self._moves.bare:
+            self._moves.bare.discard(message.queue_id)
+            if head is not None:
+                self._files.arrivals.keep(message, head)
         self._put_by(message.queue_id, message.progress)
 
     async def hand_in(
@@ -208,7 +237,8 @@ class Spool:
                 raise
             return message
 
-        return (await self._settle("queue a message of our own", place, self.arrived)).queue_id
+        placed = partial(self._in_thread, place, self.arrived)
+        return (await self._settle("queue a message of our own", placed)).queue_id
 
     async def sync_claims(self) -> None:
         """Make every claim durable: the pickup folders are about to be closed. Raises OSError."""
@@ -235,15 +265,16 @@ class Spool:
         """Claim what is due, lowest queue id first; ends when for `idle` seconds nothing was, or at `stop`."""
         until = self._clock.monotonic() + idle
         while not stop.is_set():
-            if self._waiting.first(self._clock.monotonic()) and not self._must_wait():
-                queue_id = self._waiting.claim()
+            if queue_id := "" if self._must_wait() else self._waiting.claim(self._clock.monotonic()):
                 try:
-                    message = await self._load(queue_id)
+                    loaded = await self._load(queue_id)
                 except BaseException:
                     self._put(queue_id, 0.0)  # cancelled while the disk was full: somebody else looks at it again
                     raise
-                if message is not None:
-                    self._in_flight[queue_id] = message
+                if loaded is not None:
+                    source, message = loaded
+                    self._files.keep(queue_id, source)
+                    self._in_flight[queue_id] = source.inode
                     yield message
                     until = self._clock.monotonic() + idle
                 continue
@@ -266,9 +297,12 @@ class Spool:
         self._news.clear()
         return await self._clock.wait(self._news, wait) or wait < seconds
 
-    async def _load(self, queue_id: str) -> QueuedMessage | None:
-        """The message, or None where it is gone, held, not due after all, or could not be understood."""
+    async def _load(self, queue_id: str) -> tuple[FileSource, QueuedMessage] | None:
+        """The message with its bytes, or None: it is gone, held, not due after all, or could not be understood."""
+        known: Record | None = None
         try:
+            if (fresh := self._files.just_arrived(queue_id)) is not None:
+                return fresh
             known = self._reader.record(queue_id)
             if known is not None and known.hold:
                 self._put(queue_id, HELD)
@@ -276,7 +310,7 @@ class Spool:
             if known is not None and when_due(known.progress, self._clock.now(), self._clock.monotonic()):
                 self._put_by(queue_id, known.progress)
                 return None
-            message = await self._read(queue_id, known)
+            source, message = await self._files.read(queue_id, known)
         except FileNotFoundError:
             self._leave(queue_id)  # removed by hand
             return None
@@ -289,20 +323,18 @@ class Spool:
             self._report.trouble(f"read {queue_id}", error)
             self._put(queue_id, self._clock.monotonic() + LONGEST_PAUSE)
             return None
-        if isinstance(message, Unreadable):
-            await self._fail_unreadable(queue_id, known, message.reason)
-            return None
-        if not self._openings.is_open(message) and not await self._in_thread(partial(self._openings.open, message)):
-            self._put(queue_id, self._clock.monotonic() + LONGEST_PAUSE)
-            return None
-        return message
-
-    async def _read(self, queue_id: str, known: Record | None) -> QueuedMessage | Unreadable:
-        """A header full of hostile addresses takes up to a second to read: a large one is read in the background."""
-        figures = self._queue.stat(f"{queue_id}.eml")
-        if figures is None or figures.st_size <= QUICK or (known is not None and known.envelope is not None):
-            return self._reader.message(queue_id, known)
-        return await asyncio.to_thread(self._reader.message, queue_id, known)
+        loaded = None
+        try:
+            if isinstance(message, Unreadable):
+                await self._fail_unreadable(queue_id, known, message.reason)
+            elif self._openings.is_open(message) or await self._in_thread(partial(self._openings.open, message)):
+                loaded = source, message
+            else:
+                self._put(queue_id, self._clock.monotonic() + LONGEST_PAUSE)
+        finally:
+            if loaded is None:
+                source.close()
+        return loaded
 
     async def _fail_unreadable(self, queue_id: str, known: Record | None, detail: str) -> None:
         entry = known or Record(queue_id, 0, "unreadable", None, Progress(queueid.arrived_at(queue_id)))
@@ -313,9 +345,7 @@ class Spool:
 
     def open(self, message: QueuedMessage) -> FileSource:
         """The message's bytes. Raises OSError."""
-        descriptor = self._queue.open(f"{message.queue_id}.eml")
-        figures = os.fstat(descriptor)
-        return FileSource(descriptor, self._stamps.get(message.queue_id) or stamp_of(figures), figures.st_uid)
+        return self._files.take(message.queue_id)
 
     def _put_by(self, queue_id: str, progress: Progress) -> None:
         """Make an id wait as its progress says."""
@@ -330,10 +360,27 @@ class Spool:
 
     # -- settling ----------------------------------------------------------------------------------------------
 
-    async def complete(self, message: QueuedMessage, progress: Progress) -> None:
-        """Every recipient was sent to: the message leaves the queue."""
-        await self._settle("remove", partial(self._moves.finish, message, progress))
-        self._leave(message.queue_id)
+    async def complete(self, completions: Sequence[tuple[QueuedMessage, Progress]]) -> None:
+        """Every recipient of these was sent to: they leave the queue, on disk together."""
+        if self.keep_sent > 0:
+            for message, progress in completions:
+                await self._settle("remove", partial(self._in_thread, partial(self._moves.keep, message, progress)))
+                self._leave(message.queue_id)
+            return
+        if self.results is not None:
+            await self._in_thread(partial(self._tell, completions))
+        done = [Sent(one.queue_id, self._in_flight[one.queue_id], one.revision > 0) for one, _ in completions]
+
+        def gone() -> None:
+            for one in done:
+                self._leave(one.queue_id)
+
+        if done:
+            await self._settle("remove", partial(self._completions.record, done, gone))
+
+    def _tell(self, completions: Sequence[tuple[QueuedMessage, Progress]]) -> None:
+        for message, progress in completions:
+            self._moves.tell(record.of(message, progress), "sent")
 
     async def defer(self, message: QueuedMessage, progress: Progress, at: float) -> None:
         """Remember what happened; due again at `at` (seconds since the epoch)."""
@@ -345,7 +392,7 @@ class Spool:
             self._moves.sync_claims()
             _raise(self._moves.write_down([entry]))
 
-        await self._settle("defer", write)
+        await self._settle("defer", partial(self._in_thread, write))
         self._leave(message.queue_id, gone=False)
         self._put(message.queue_id, due if due > self._clock.monotonic() else 0.0)
 
@@ -355,11 +402,12 @@ class Spool:
         self._leave(message.queue_id)
 
     async def _give_up(self, entry: Record) -> None:
-        await self._settle("fail", lambda: _raise(self._moves.give_up([entry])))
+        await self._settle("fail", partial(self._in_thread, lambda: _raise(self._moves.give_up([entry]))))
 
     def release(self, message: QueuedMessage) -> None:
         """Give a claim back untouched: due again at once."""
         if self._in_flight.pop(message.queue_id, None) is not None:
+            self._files.let_go(message.queue_id, forget=False)
             self._put(message.queue_id, 0.0)
 
     async def bring_back(self, queue_id: str, progress: Progress) -> bool:
@@ -384,16 +432,16 @@ class Spool:
             if entry is not None:
                 self._put_by(queue_id, entry.progress)
 
-        return await self._settle("retry", back, brought) is not None
+        return await self._settle("retry", partial(self._in_thread, back, brought)) is not None
 
     def _leave(self, queue_id: str, *, gone: bool = True) -> None:
         self._in_flight.pop(queue_id, None)
+        self._files.let_go(queue_id)
         self._waiting.forget(queue_id)
-        self._stamps.pop(queue_id, None)
         if gone:
             self._openings.forget(queue_id)
 
-    async def _settle(self, doing: str, operation: Callable[[], T], then: Callable[[T], None] | None = None) -> T:
+    async def _settle(self, doing: str, operation: Callable[[], Awaitable[T]]) -> T:
         """Carry out what must not be left undone: a full or failing disk is waited for, loudly.
 
         Giving up here would mean sending again what was sent. Nothing else enters the window meanwhile.
@@ -401,7 +449,7 @@ class Spool:
         pause = 1.0
         while True:
             try:
-                return await self._in_thread(operation, then)
+                return await operation()
             except OSError as error:
                 self._report.trouble(doing, error)
                 await self._clock.wait(asyncio.Event(), pause)
@@ -436,6 +484,7 @@ class Spool:
                 answers[queue_id] = "is being changed right now; try again in a moment"
             elif queue_id in self._waiting:
                 waiting[queue_id] = self._waiting.pop(queue_id)
+                self._files.arrivals.take(queue_id)  # a record may be written beside it
             elif queueid.valid(queue_id):
                 others.append(queue_id)
             else:
@@ -461,7 +510,7 @@ class Spool:
 
     def is_queued(self, queue_id: str) -> bool:
         """Whether a message waits to be sent, or for somebody to release it. From any thread. Raises OSError."""
-        return self._queue.stat(f"{queue_id}.eml") is not None
+        return self._reader.is_queued(queue_id)
 
     def content(self, queue_id: str) -> FileSource | None:
         """The stored bytes of a message, wherever it stands. Raises OSError."""

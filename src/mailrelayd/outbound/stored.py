@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from contextlib import suppress
+from collections.abc import Callable, Container
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mailrelayd import durable
-from mailrelayd.outbound import queueid, record
+from mailrelayd.outbound import journal, queueid, record
 from mailrelayd.outbound.envelope import (
     MAX_SIDECAR,
     Derived,
@@ -19,12 +21,14 @@ from mailrelayd.outbound.envelope import (
     read_envelope,
 )
 from mailrelayd.outbound.headers import APPROVAL_FIELDS, Header, RewriteFrom, Unreadable, split_header
+from mailrelayd.outbound.idset import Ids
 from mailrelayd.outbound.queue import Entry, Place
 from mailrelayd.outbound.record import Record, RecordError
 from mailrelayd.outbound.values import Envelope, Progress, QueuedMessage
 
 HEADER_LIMIT = 1 << 20  # bytes; the pickup refuses a longer header
 FIRST_READ = 1 << 14  # bytes; nearly every header ends within them
+SMALL = 1 << 18  # bytes; up to here a message is read once, with its header
 RECORD_LIMIT = 64 << 20  # bytes of ID.json: some 100,000 recipients
 ORPHAN = ".env.json"  # a sidecar that lost its message
 
@@ -53,8 +57,25 @@ class FileSource:
     """The stored bytes of one message, through one descriptor."""
 
     fd: int
+    figures: os.stat_result  # taken when it was opened
     stamp: tuple[int, int, int]
-    uid: int  # whose file it is
+    _header: tuple[Header | Unreadable, bytes] | None = None
+
+    @classmethod
+    def of(cls, folder: durable.Folder, name: str, stamp: tuple[int, int, int] | None = None) -> FileSource:
+        """Open a file. `stamp`: what it looked like, if its producer may have written to it since. Raises OSError."""
+        descriptor, figures = folder.look_into(name)
+        return cls(descriptor, figures, stamp or stamp_of(figures))
+
+    @property
+    def uid(self) -> int:
+        """Whose file it is."""
+        return self.figures.st_uid
+
+    @property
+    def inode(self) -> int:
+        """Its number in the file system."""
+        return self.figures.st_ino
 
     @property
     def size(self) -> int:
@@ -70,6 +91,29 @@ class FileSource:
         """Bytes from `offset`, fewer only at the end."""
         return durable.read_at(self.fd, offset, size)
 
+    def fileno(self) -> int:
+        """The descriptor: the kernel copies a large message from it."""
+        return self.fd
+
+    def header(self) -> tuple[Header | Unreadable, bytes]:
+        """The header, and the bytes it was found in: all of them, if the message is SMALL. Raises OSError."""
+        if self._header is None:
+            data = self.read(0, min(self.size, SMALL))
+            header = split_header(data, HEADER_LIMIT, complete=len(data) == self.size)
+            if isinstance(header, Unreadable) and len(data) < self.size:
+                data = self.read(0, HEADER_LIMIT + 1)
+                header = split_header(data, HEADER_LIMIT, complete=True)
+            self._header = header, data
+        return self._header
+
+    def is_known(self, head: Head) -> bool:
+        """Whether it still is the file that was read before, all of it: then it need not be read again."""
+        now = self.figures
+        if not head.whole or (now.st_ino, now.st_size, now.st_mtime_ns) != (head.inode, head.size, head.modified_ns):
+            return False
+        self._header = head.header, head.data
+        return True
+
     def unchanged(self) -> bool:
         """False as soon as somebody, who kept the file open, wrote to it."""
         return stamp_of(os.fstat(self.fd)) == self.stamp
@@ -79,6 +123,22 @@ class FileSource:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What was read of a file in a pickup folder, and what the file looked like just before."""
+
+    header: Header
+    data: bytes  # its first bytes, which hold the header; of a small file all
+    inode: int
+    size: int
+    modified_ns: int
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing of the file is left to be read."""
+        return len(self.data) == self.size
 
 
 def stamp_of(figures: os.stat_result) -> tuple[int, int, int]:
@@ -95,6 +155,12 @@ class Reader:
         self.failed = durable.Folder(directory / "failed")
         self.sent = durable.Folder(directory / "sent")
         self.reading = reading
+        # What was sent and is only not removed yet is gone for everybody. While a daemon works it says what that is.
+        self.completed: Container[str] = self._completed(directory)
+
+    def _completed(self, directory: Path) -> frozenset[str]:
+        recorded = recorded_in(directory).items()
+        return frozenset(queue_id for queue_id, inode in recorded if still_there(self.queue, queue_id, inode))
 
     def close(self) -> None:
         """Give the descriptors back."""
@@ -103,8 +169,13 @@ class Reader:
 
     def ids(self, *, failed: bool = False) -> list[str]:
         """The ids of every waiting message, or of every failed one, in queue order."""
-        folder = self.failed if failed else self.queue
-        return sorted(name[:-4] for name in folder.names() if name.endswith(".eml") and queueid.valid(name[:-4]))
+        folder, gone = (self.failed, ()) if failed else (self.queue, self.completed)
+        names = (name[:-4] for name in folder.names() if name.endswith(".eml") and queueid.valid(name[:-4]))
+        return sorted(queue_id for queue_id in names if queue_id not in gone)
+
+    def is_queued(self, queue_id: str) -> bool:
+        """Whether a message waits, or is being sent. Raises OSError."""
+        return queue_id not in self.completed and self.queue.stat(f"{queue_id}.eml") is not None
 
     def record(self, queue_id: str, *, failed: bool = False) -> Record | None:
         """What is written down beside a message; None: nothing. Raises RecordError, OSError."""
@@ -112,38 +183,55 @@ class Reader:
 
     def message(self, queue_id: str, known: Record | None, *, failed: bool = False) -> QueuedMessage | Unreadable:
         """The message as its record, or else its header, tells it. Raises OSError."""
-        folder = self.failed if failed else self.queue
-        return self._message(folder, queue_id, known)
+        return self._message(self.failed if failed else self.queue, queue_id, known)
+
+    def told(self, queue_id: str, known: Record | None, source: FileSource) -> QueuedMessage | Unreadable:
+        """The same of a waiting message that is open, whose header stays there. Raises OSError."""
+        return self._told(self.queue, queue_id, known, source.figures, lambda: source.header()[0])
 
     def content(self, queue_id: str) -> FileSource | None:
         """The stored bytes of a message, waiting, failed or kept after it was sent; None: it is not here."""
         for folder in (self.queue, self.failed, self.sent):
+            if folder is self.queue and queue_id in self.completed:
+                continue
             with suppress(FileNotFoundError):
-                descriptor = folder.open(f"{queue_id}.eml")
-                figures = os.fstat(descriptor)
-                return FileSource(descriptor, stamp_of(figures), figures.st_uid)
+                return FileSource.of(folder, f"{queue_id}.eml")
         return None
 
     def _message(self, folder: durable.Folder, queue_id: str, known: Record | None) -> QueuedMessage | Unreadable:
-        descriptor = folder.open(f"{queue_id}.eml")
+        descriptor, figures = folder.look_into(f"{queue_id}.eml")
         try:
-            figures = os.fstat(descriptor)
-            if known is not None and known.envelope is not None:
-                return _told(queue_id, known, known.envelope, figures)
-            sidecar = self._sidecar(queue_id, known) if folder is self.failed else None
-            if isinstance(sidecar, Unreadable):
-                return sidecar
-            derived = envelope_of(descriptor, self.reading, sidecar, known.producer if known else "")
-            if isinstance(derived, Unreadable):
-                return derived
-            # Ids never go back, so after a wrong date they may be ahead of the time; the rename that claimed it is not.
-            arrived_at = min(queueid.arrived_at(queue_id), figures.st_ctime_ns // 1000 / 1_000_000)
-            known = known or Record(queue_id, 0, derived.rule, None, Progress(arrived_at))
-            if sidecar is not None:
-                known = replace(known, progress=replace(known.progress, not_before=sidecar.not_before))
-            return _told(queue_id, replace(known, rule=derived.rule), derived.envelope, figures)
+            return self._told(folder, queue_id, known, figures, lambda: header_of(descriptor))
         finally:
             os.close(descriptor)
+
+    def _told(
+        self,
+        folder: durable.Folder,
+        queue_id: str,
+        known: Record | None,
+        figures: os.stat_result,
+        read: Callable[[], Header | Unreadable],
+    ) -> QueuedMessage | Unreadable:
+        if known is not None and known.envelope is not None:
+            return _told(queue_id, known, known.envelope, figures)
+        sidecar = self._sidecar(queue_id, known) if folder is self.failed else None
+        if isinstance(sidecar, Unreadable):
+            return sidecar
+        header = read()
+        if isinstance(header, Unreadable):
+            return header
+        derived = envelope_of(header, self.reading, sidecar, known.producer if known else "")
+        if isinstance(derived, Unreadable):
+            return derived
+        # Ids never go back, so after a wrong date they may be ahead of the time; the rename that claimed it is not.
+        arrived_at = min(queueid.arrived_at(queue_id), figures.st_ctime_ns // 1000 / 1_000_000)
+        if known is None:
+            fresh = Progress(arrived_at)
+            return QueuedMessage(queue_id, derived.envelope, fresh, figures.st_size, derived.rule, uid=figures.st_uid)
+        if sidecar is not None:
+            known = replace(known, progress=replace(known.progress, not_before=sidecar.not_before))
+        return _told(queue_id, replace(known, rule=derived.rule), derived.envelope, figures)
 
     def _sidecar(self, queue_id: str, known: Record | None) -> Sidecar | Unreadable | None:
         """What the sidecar of a refused message says by now. Without it the header must not speak in its place."""
@@ -170,7 +258,7 @@ class Reader:
         except (RecordError, OSError) as error:
             known, reason, hold = None, str(error), True
         figures = folder.stat(f"{queue_id}.eml")
-        if figures is None:
+        if figures is None or (folder is self.queue and queue_id in self.completed):
             return None
         message: QueuedMessage | Unreadable = Unreadable("refused at the pickup: who should receive it is not known")
         try:
@@ -201,6 +289,26 @@ class Reader:
         return Entry(place, message, after, reason)
 
 
+def recorded_in(directory: Path) -> dict[str, int]:
+    """The inodes of messages, by id, that were sent and perhaps not removed before a crash. Raises OSError.
+
+    Also where the journal cannot be read, or is a newer program's: what it says would be sent again.
+    """
+    with closing(durable.Folder(directory)) as folder:
+        try:
+            return journal.decode(folder.read(journal.NAME, limit=journal.SIZE))
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise OSError(errno.EINVAL, str(error), str(directory / journal.NAME)) from error
+
+
+def still_there(queue: durable.Folder, queue_id: str, inode: int) -> bool:
+    """Whether the file of a message is the one that was sent, and not another that somebody put there since."""
+    there = queue.stat(f"{queue_id}.eml")
+    return there is not None and there.st_ino == inode
+
+
 def _record_in(folder: durable.Folder, queue_id: str) -> Record | None:
     try:
         return record.decode(folder.read(f"{queue_id}.json", limit=RECORD_LIMIT))
@@ -225,23 +333,33 @@ def _told(queue_id: str, known: Record, envelope: Envelope, figures: os.stat_res
     )
 
 
+def head_of(descriptor: int, figures: os.stat_result) -> Head | Unreadable:
+    """The header of a file with what was read of it; `figures` were taken of the descriptor before. Raises OSError."""
+    header, data = _first_of(descriptor)
+    if isinstance(header, Unreadable):
+        return header
+    return Head(header, data, figures.st_ino, figures.st_size, figures.st_mtime_ns)
+
+
 def header_of(descriptor: int) -> Header | Unreadable:
-    """The header of a file. Nearly always within the first read, so the rest is read only where it is not."""
+    """The header of a file. Raises OSError."""
+    return _first_of(descriptor)[0]
+
+
+def _first_of(descriptor: int) -> tuple[Header | Unreadable, bytes]:
+    """Nearly always the header is within the first read, so the rest is read only where it is not."""
     data = durable.read_at(descriptor, 0, FIRST_READ)
     header = split_header(data, HEADER_LIMIT, complete=len(data) < FIRST_READ)
     if isinstance(header, Unreadable) and len(data) == FIRST_READ:
         data += durable.read_at(descriptor, FIRST_READ, HEADER_LIMIT + 1 - FIRST_READ)
         header = split_header(data, HEADER_LIMIT, complete=True)
-    return header
+    return header, data
 
 
 def envelope_of(
-    descriptor: int, reading: Reading, sidecar: Sidecar | None = None, producer: str = ""
+    header: Header, reading: Reading, sidecar: Sidecar | None = None, producer: str = ""
 ) -> Derived | Unreadable:
-    """The envelope that a file tells, by its sidecar if there is one, under the rules of its producer's folder."""
-    header = header_of(descriptor)
-    if isinstance(header, Unreadable):
-        return header
+    """The envelope that a header, or its sidecar if there is one, tells under the rules of its producer's folder."""
     if request := header.named(*APPROVAL_FIELDS):  # whom it may ask is decided once, and stands in the record then
         return Unreadable(f"the header has {request[0].name}: hand the file in again to ask for approval")
     whose = reading.producer(producer)
@@ -257,13 +375,13 @@ def envelope_of(
     )
 
 
-def ids_in(folder: durable.Folder) -> tuple[set[str], set[str]]:
+def ids_in(folder: durable.Folder) -> tuple[Ids, Ids]:
     """The ids that have a message in this folder, and those that have a record."""
-    messages, records = set(), set()
+    messages, records = Ids(), Ids()
     for name in folder.names():
         stem, _, ending = name.partition(".")
-        if queueid.valid(stem) and ending == "eml":
-            messages.add(stem)
-        elif queueid.valid(stem) and ending == "json":
-            records.add(stem)
+        if ending in ("eml", "json") and queueid.valid(stem):
+            (messages if ending == "eml" else records).add(stem)
+    messages.sort()
+    records.sort()
     return messages, records
