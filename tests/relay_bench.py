@@ -20,11 +20,14 @@ from mailrelayd.outbound.session import Session
 from tests.accounts import Account
 from tests.manual_clock import ManualClock
 from tests.memory_queue import Bytes, MemoryQueue
-from tests.scripted_smtp import Script, Server, serving
+from tests.scripted_smtp import Conversation, Script, Server, serving
 
 OWN = "noreply@example.com"
 LOCK_STEP = ("SIZE 10000000", "8BITMIME", "SMTPUTF8")
 PIPELINED = ("PIPELINING", *LOCK_STEP)
+CHUNKED = ("CHUNKING", *PIPELINED)
+"""With these a bench has a window of WINDOW."""
+WINDOW = 4
 PATIENCE = 10.0  # real seconds a condition may take to come true
 
 
@@ -81,6 +84,7 @@ class Bench:
         self.promised: dict[int, float] = {}  # by connection: clock.monotonic() of the next sign of life
         self.tasks: list[asyncio.Task[None]] = []
         self.connections = connections
+        self.window = 1
 
     def employ(self) -> None:
         """Give the queue that there is now to a relay and a postmaster."""
@@ -91,7 +95,9 @@ class Bench:
         self.attempts += 1
         self.connecting += 1
         try:
-            return await smtp.connect(self.account, user="relay", password=self.password, hello="relay.test")
+            return await smtp.connect(
+                self.account, user="relay", password=self.password, hello="relay.test", window=self.window
+            )
         finally:
             self.connecting -= 1
 
@@ -153,12 +159,14 @@ async def relaying(
     terms: Terms | None = None,
     account: Account | None = None,
     dsn: bool = False,
+    kind: type[Conversation] = Conversation,
 ) -> AsyncIterator[tuple[Bench, Server]]:
     """A scripted server and a bench that knows it; the loops run from `bench.begin()` to the end of the block."""
-    async with serving(script) as server:
+    async with serving(script, kind) as server:
         bench = Bench(
             replace(account or Account(None), port=server.port), connections=connections, terms=terms, dsn=dsn
         )
+        bench.window = WINDOW if script.extensions == CHUNKED else 1
         try:
             yield bench, server
             if not all(task.done() for task in bench.tasks):

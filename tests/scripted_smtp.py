@@ -27,6 +27,7 @@ class Script:
     implicit: ssl.SSLContext | None = None
     login: Callable[[Conversation, str], Awaitable[bool]] | None = None
     receive_buffer: int | None = None
+    swallows: bool = True  # the chunks of a transaction that is refused, or of none
 
 
 DEFAULTS: dict[str, str] = {
@@ -36,6 +37,7 @@ DEFAULTS: dict[str, str] = {
     "RCPT": "250 2.1.5 recipient ok",
     "DATA": "354 go ahead",
     "BODY": "250 2.0.0 taken",
+    "BDAT": "250 2.0.0 chunk",
     "QUIT": "221 2.0.0 bye",
     "HELO": "250 scripted",
     "AUTH": "235 2.7.0 welcome",
@@ -58,6 +60,8 @@ class Conversation:
         self.bodies: list[bytes] = []
         self.tls = server.script.implicit is not None
         self.segments: list[bytes] = []
+        self.sender = self.accepted = False  # of the transaction that is open
+        self.chunks: bytes = b""
         self._buffer = b""
 
     async def line(self) -> str:
@@ -88,13 +92,23 @@ class Conversation:
         self.tls = True
         self._buffer = b""
 
+    async def chunk(self, size: int) -> bytes:
+        """So many octets."""
+        while len(self._buffer) < size:
+            await self._more()
+        found, self._buffer = self._buffer[:size], self._buffer[size:]
+        return found
+
+    async def _more(self) -> None:
+        data = await self.reader.read(65536)
+        if not data:
+            raise Gone
+        self.segments.append(data)
+        self._buffer += data
+
     async def _until(self, end: bytes) -> bytes:
         while end not in self._buffer:
-            data = await self.reader.read(65536)
-            if not data:
-                raise Gone
-            self.segments.append(data)
-            self._buffer += data
+            await self._more()
         found, _, self._buffer = self._buffer.partition(end)
         return found + end
 
@@ -111,13 +125,33 @@ class Conversation:
             elif verb == "AUTH" and self.script.login is not None:
                 accepted = await self.script.login(self, self.lines[-1])
                 await self.say("235 2.7.0 welcome" if accepted else "535 5.7.8 wrong user or password")
+            elif verb == "BDAT" and "CHUNKING" in self.script.extensions:
+                await self._bdat()
             else:
                 code = await self.answer(verb)
+                if verb in ("RSET", "MAIL"):
+                    self.sender, self.accepted, self.chunks = verb == "MAIL" and code[:1] == "2", False, b""
+                elif verb == "RCPT":
+                    self.accepted = self.accepted or (self.sender and code[:1] == "2")
                 if code == "354":
                     self.bodies.append(await self.body())
                     await self.answer("BODY")
                 if verb == "QUIT":
                     raise Gone
+
+    async def _bdat(self) -> None:
+        """RFC 3030: chunks are collected, and the last one is answered like a body."""
+        _, size, *last = self.lines[-1].split()
+        if self.accepted or self.script.swallows:
+            self.chunks += await self.chunk(int(size))
+        if not self.accepted:
+            await self.say("554 5.5.1 no valid recipients")
+        elif not last:
+            self.accepted = (await self.answer("BDAT"))[:1] == "2"
+        else:
+            self.bodies.append(self.chunks)
+            self.accepted, self.chunks = False, b""
+            await self.answer("BODY")
 
     async def answer(self, verb: str) -> str:
         """Give the next scripted answer to `verb`; returns its code."""
@@ -154,8 +188,9 @@ class Conversation:
 class Server:
     """Listens on a free port of 127.0.0.1; one `Conversation` per connection, in `conversations`."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, kind: type[Conversation] = Conversation) -> None:
         self.script = script
+        self._kind = kind
         self.port = 0
         self.conversations: list[Conversation] = []
         self._turns: dict[str, int] = {}
@@ -178,7 +213,7 @@ class Server:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
-        conversation = Conversation(self, reader, writer)
+        conversation = self._kind(self, reader, writer)
         self.conversations.append(conversation)
         try:
             await conversation.run()
@@ -202,9 +237,9 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(script: Script) -> AsyncIterator[Server]:
+async def serving(script: Script, kind: type[Conversation] = Conversation) -> AsyncIterator[Server]:
     """Run a server as long as the block lasts."""
-    server = Server(script)
+    server = Server(script, kind)
     listener = await asyncio.start_server(
         server.serve, "127.0.0.1", 0, ssl=script.implicit, ssl_handshake_timeout=5 if script.implicit else None
     )

@@ -455,10 +455,8 @@ def test_a_byte_order_mark_and_windows_line_ends_are_taken(tmp_path: Path) -> No
         (ACCOUNT + "description = 'a\\u0007'\n", None),
         (ACCOUNT + 'description = "a\\u0007"\n', ":3: outbound.smarthost.description: holds a control character"),
         (ACCOUNT + "port = 65536\n", ":3: outbound.smarthost.port: must be at most 65535"),
-        (
-            ACCOUNT + "window = 2\n",
-            ":3: outbound.smarthost.window: this version sends one body at a time; 1 is the only",
-        ),
+        (ACCOUNT + "window = 100\n", None),
+        (ACCOUNT + "window = 101\n", ":3: outbound.smarthost.window: must be at most 100"),
         (ACCOUNT + "window = 0\n", ":3: outbound.smarthost.window: must be at least 1"),
         (
             ACCOUNT + "user = 'a@example.com'\nauth = 'oauth2'\n",
@@ -585,6 +583,10 @@ def test_port_follows_security_and_auth_follows_user(tmp_path: Path, lines_: str
         (
             "security = 'auto'\nallow_plaintext = true\ntls.fingerprint = '" + "ab" * 32 + "'\n",
             [":4: outbound.smarthost.allow_plaintext: is true, and in plain text no server can show"],
+        ),
+        (
+            "window = 100\nconnections = 21\n",
+            [":3: outbound.smarthost.window: times connections is above 2000 messages"],
         ),
         (
             "strict_order = true\nconnections = 2\n",

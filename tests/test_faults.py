@@ -26,6 +26,8 @@ CALLS = {  # what the row says -> how the kernel calls it on this and on other m
     "openat": "openat",
     "write": "write",
     "fsync": "fsync",
+    "fdatasync": "fdatasync",
+    "pwrite64": "pwrite64",
     "rename": "?rename,renameat,?renameat2",
     "link": "?link,linkat",  # the daemon makes none
     "unlink": "?unlink,unlinkat",
@@ -41,14 +43,26 @@ def directory(tmp_path: Path) -> Path:
 
 
 @pytest.mark.timeout(900)
-async def test_no_kill_and_no_fault_loses_doubles_or_damages_anything(directory: Path, record_property: Record) -> None:
+@pytest.mark.parametrize("window", [1, 16])
+async def test_no_kill_and_no_fault_loses_doubles_or_damages_anything(
+    directory: Path, window: int, record_property: Record
+) -> None:
     """SIGKILLs at random moments and a server that fails in every way at every stage: all is sent or kept, once."""
     size: dict[str, Any] = {"messages": 500, "kills": 100} if FULL else {"messages": 100, "kills": 12}
-    verdict = await run(directory, **size, recipients=3, addresses=FATES, rules=chaos(0.05 if FULL else 0.03))
+    rules = chaos(0.05 if FULL else 0.03)
+    verdict = await run(directory, **size, recipients=3, addresses=FATES, rules=rules, window=window)
     tell(record_property, clean(verdict))
     assert verdict.kills == size["kills"]
     assert verdict.met >= verdict.kills // 3
     assert verdict.faults
+
+
+@pytest.mark.timeout(300)
+async def test_kills_in_the_middle_of_full_windows(directory: Path, record_property: Record) -> None:
+    """A server that keeps the window open, and a backlog that fills it: no kill repeats more than it holds."""
+    kills = 60 if FULL else 8
+    size: dict[str, Any] = {"messages": 25 * kills, "kills": kills, "pace": 0.001, "between": (0.02, 0.5)}
+    tell(record_property, clean(await run(directory, **size, recipients=2, addresses=FATES, window=16)))
 
 
 @pytest.mark.timeout(300)
@@ -125,7 +139,14 @@ async def test_killed_at_the_nth_call_since_its_birth(
     ("call", "error"),
     [(call, error) for call in CALLS for error in ("EIO", "ENOSPC", "EMFILE")]
     if FULL
-    else [("fsync", "EIO"), ("rename", "ENOSPC"), ("openat", "EMFILE")],
+    else [
+        ("fsync", "EIO"),
+        ("rename", "ENOSPC"),
+        ("openat", "EMFILE"),
+        ("fdatasync", "EIO"),
+        ("pwrite64", "ENOSPC"),
+        ("unlink", "EIO"),
+    ],
 )
 async def test_errors_at_any_call(
     directory: Path, required: Callable[[str], None], call: str, error: str, record_property: Record

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.faults.driver import World
-from tests.faults.powercut import ROOT, Disk, Machine, missing
+from tests.faults.powercut import ROOT, SECTOR, Disk, Machine, missing
 from tests.faults.runs import FATES, FULL, SEED, Record, clean, run, seeded, tell
 from tests.faults.verdict import Verdict
 
@@ -70,6 +71,18 @@ async def test_a_daemon_that_does_not_sync_is_seen(tmp_path: Path, machine: Mach
     assert verdict.lost + verdict.dup_calm + verdict.corrupt > 0, verdict
 
 
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("bug", ["no-journal-sync", "removes-first", "no-claim-sync", "frees-early"])
+async def test_a_completion_that_is_not_on_disk_is_seen(tmp_path: Path, machine: Machine, bug: str) -> None:
+    """Each step between an answer and the removal of its message has its place: without it mail is sent again.
+
+    All of it is dropped at once: a producer that syncs the pickup folder makes claims durable, too.
+    """
+    options: dict[str, Any] = {"addresses": ("ok",), "recipients": 1, "pace": 0.0, "messages": 60}
+    verdict = await cut(machine, tmp_path, 2, (1.2, 1.6), command=seeded(bug), deadline=5, **options)
+    assert verdict.dup_calm > 0, verdict
+
+
 # The file system by itself
 
 
@@ -120,3 +133,23 @@ def test_a_synced_name_brings_along_what_it_builds_upon() -> None:
     made.sync_folder(ROOT)
     made.cut(None)
     assert (made.nodes[folder].names, made.nodes[ROOT].names) == ({}, {"folder": folder, "elsewhere": old})
+
+
+def test_an_overwritten_file_is_old_and_new_by_sectors() -> None:
+    """What is overwritten in place and not synced is on disk or not, sector by sector; once it is synced, all of it."""
+    seen = set()
+    for seed in range(20):
+        made, _, old = disk()
+        made.nodes[old].data[:] = b"a" * 3 * SECTOR
+        made.sync_file(old)
+        made.nodes[old].data[:] = b"b" * 3 * SECTOR
+        made.cut(random.Random(seed))
+        data = bytes(made.nodes[old].data)
+        sectors = [data[at : at + SECTOR] for at in range(0, len(data), SECTOR)]
+        assert all(len(set(sector)) == 1 for sector in sectors)
+        seen.add(b"".join(sector[:1] for sector in sectors))
+        made.nodes[old].data[:] = b"c" * 3 * SECTOR
+        made.sync_file(old)
+        made.cut(random.Random(seed))
+        assert bytes(made.nodes[old].data) == b"c" * 3 * SECTOR
+    assert {b"aaa", b"bbb"} < seen

@@ -22,7 +22,8 @@ async def test_removing_before_sending_is_seen_as_a_loss(tmp_path: Path) -> None
 
 
 @pytest.mark.timeout(120)
-async def test_recording_late_is_seen_as_a_repeat(tmp_path: Path) -> None:
+@pytest.mark.parametrize("bug", ["late-record", "told-early"])
+async def test_recording_late_is_seen_as_a_repeat(tmp_path: Path, bug: str) -> None:
     """Row 1: whoever reads a 250, goes on and is killed a second later sends again what nobody had written down."""
 
     async def kill(world: World) -> None:
@@ -35,7 +36,7 @@ async def test_recording_late_is_seen_as_a_repeat(tmp_path: Path) -> None:
             await daemon.kill()
             await daemon.start()
 
-    verdict = await run(tmp_path, command=seeded("late-record"), nemesis=kill, messages=60, pace=0.15, deadline=20)
+    verdict = await run(tmp_path, command=seeded(bug), nemesis=kill, messages=60, pace=0.15, deadline=20)
     assert verdict.dup_calm > 0, verdict
 
 

@@ -19,9 +19,13 @@ SHARE = 9  # one in so many
 
 
 @pytest.mark.timeout(900)
-async def test_whatever_a_server_does_every_message_arrives(tmp_path: Path, record_property: Record) -> None:
+@pytest.mark.parametrize("window", [1, 16])
+async def test_whatever_a_server_does_every_message_arrives(
+    tmp_path: Path, window: int, record_property: Record
+) -> None:
     """Once, or again where nobody could know better; nothing goes in clear, nothing hangs, no memory is eaten up."""
-    campaign = Campaign(tmp_path, cells() if FULL else cells()[SEED % SHARE :: SHARE], 6, SEED)
+    every = cells(window)
+    campaign = Campaign(tmp_path, every if FULL else every[SEED % SHARE :: SHARE], 6, SEED, window)
     report = await campaign.run()
     print(f"\nseed {SEED}\n{report}")
     assert campaign.ok, report

@@ -35,6 +35,15 @@ async def test_at_every_stage(tmp_path: Path, number: Signals, record_property: 
     check(stops, await stops.at_stages(stages, SIZES), record_property)
 
 
+@pytest.mark.timeout(600)
+@SIGNALS
+async def test_at_every_stage_with_a_window(tmp_path: Path, number: Signals, record_property: Record) -> None:
+    """The same where whole messages leave at once: all that left is brought to its end."""
+    stops = Stops(tmp_path, number, seed=SEED, window=16)
+    stages = ("ehlo", "rset", "mail", "rcpt", "dot", "recorded", "quit") if FULL else ("mail", "recorded")
+    check(stops, await stops.at_stages(stages, SIZES), record_property)
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(not FULL, reason="at full size only")
 @SIGNALS

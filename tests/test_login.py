@@ -292,3 +292,33 @@ async def test_real_servers_take_the_token_until_it_is_revoked(
     token_server.entra.apps[APP].roles = ()
     with pytest.raises(RouteTrouble, match="535"):
         await opened(settings, tokens)
+
+
+async def test_a_server_that_does_not_bear_the_canary_is_spared_it_for_an_hour(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One connection is lost by trying; the next ones go without a window, and after an hour it is tried again."""
+
+    class Shut(scripted_smtp.Conversation):
+        async def _bdat(self) -> None:
+            raise scripted_smtp.Gone
+
+    loop = asyncio.get_running_loop()
+    now, later = loop.time, 0.0
+    monkeypatch.setattr(loop, "time", lambda: now() + later)
+    script = scripted_smtp.Script(extensions=("PIPELINING", "CHUNKING"))
+    async with scripted_smtp.serving(script, Shut) as server:
+        (tmp_path / "mailrelayd.toml").write_text(
+            f'[spool]\ndirectory = "{tmp_path}/spool"\n[state]\ndirectory = "{tmp_path}/state"\n[outbound.smarthost]\n'
+            f'host = "127.0.0.1"\nport = {server.port}\nsecurity = "none"\nfrom_address = "a@example.com"\nwindow = 8\n'
+        )
+        settings = load(tmp_path / "mailrelayd.toml", {}).settings
+        assert settings.account is not None
+        opened = login.opener(settings.account, settings, "relay1", Tokens(settings, ManualClock()))
+        tried = []
+        for wait in (0.0, login.IN_DOUBT - 60, 120.0):
+            later += wait
+            session = await opened()
+            tried.append((len(server.conversations), session.window, bool(session.narrowed)))
+            await session.close()
+    assert tried == [(2, 1, True), (3, 1, False), (5, 1, True)]

@@ -7,7 +7,7 @@ import email
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from email.message import Message
@@ -40,6 +40,7 @@ from tests.manual_clock import ManualClock
 from tests.memory_queue import Bytes, MemoryQueue
 from tests.queue_contract import QueueContract, QueueMachine
 from tests.relay_bench import (
+    CHUNKED,
     LOCK_STEP,
     NAMES,
     OWN,
@@ -54,13 +55,13 @@ from tests.relay_bench import (
     until,
     until_equal,
 )
-from tests.scripted_smtp import Conversation, Fault, Script, Server, hang_up, junk, last_words, reset
+from tests.scripted_smtp import Conversation, Fault, Gone, Script, Server, hang_up, junk, last_words, reset
 from tests.servers.certificates import Certificates
 
 # -- order, and the normal life of a connection ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("extensions", [PIPELINED, LOCK_STEP], ids=["pipelined", "lock-step"])
+@pytest.mark.parametrize("extensions", [PIPELINED, LOCK_STEP, CHUNKED], ids=["pipelined", "lock-step", "window"])
 async def test_messages_are_sent_and_settled_in_queue_order(extensions: tuple[str, ...]) -> None:
     """One connection takes everything in the order of the queue ids, each settled before the next body."""
     async with relaying(Script(extensions=extensions)) as (bench, server):
@@ -176,7 +177,7 @@ FAULTS: list[tuple[str, str, Fault]] = [
 ]
 
 
-@pytest.mark.parametrize("extensions", [PIPELINED, LOCK_STEP], ids=["pipelined", "lock-step"])
+@pytest.mark.parametrize("extensions", [PIPELINED, LOCK_STEP, CHUNKED], ids=["pipelined", "lock-step", "window"])
 @pytest.mark.parametrize(("verb", "fault"), [pytest.param(v, f, id=name) for name, v, f in FAULTS])
 async def test_a_lost_connection_at_any_stage_loses_and_fails_nothing(
     verb: str, fault: Fault, extensions: tuple[str, ...]
@@ -250,7 +251,7 @@ async def test_a_message_that_is_cut_every_time_steps_aside(verb: str, answer: F
 
 
 @pytest.mark.parametrize("answer", [hang_up, junk], ids=["eof", "junk"])
-@pytest.mark.parametrize("extensions", [PIPELINED, LOCK_STEP], ids=["pipelined", "lock-step"])
+@pytest.mark.parametrize("extensions", [PIPELINED, LOCK_STEP, CHUNKED], ids=["pipelined", "lock-step", "window"])
 async def test_a_message_whose_sender_makes_the_server_hang_up_does_not_stop_the_others(
     extensions: tuple[str, ...], answer: Fault
 ) -> None:
@@ -517,6 +518,76 @@ async def test_a_wrong_date_gives_nobody_up() -> None:
         assert bench.queue.failed[queue_id].reason == "expired"
 
 
+# -- a window of bodies ---------------------------------------------------------------------------------------------
+
+
+async def test_a_connection_lost_with_a_window_on_its_way_repeats_no_more_than_that(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Only the message whose answers had begun is put off; the others are sent again at once, one by one for a while,
+    and each of them is named."""
+    caplog.set_level(logging.INFO, "mailrelayd")
+    async with relaying(Script({"BODY": ["250 ok", hang_up, "250 ok"]}, extensions=CHUNKED)) as (bench, server):
+        ids = bench.put(*NAMES)
+        bench.begin()
+        await until(lambda: len(bench.queue.sent) == 19)
+        (late,) = bench.queue.waiting
+        assert late == ids[1]
+        named = [line["queue_id"] for line in said(caplog, "queue.trouble")]
+        assert named == ids[2 : 2 + len(named)]
+        assert 1 <= len(named) < bench.window
+        assert [line["seconds"] for line in said(caplog, "route.narrow")] == [300.0]
+        assert all(subjects(server).count(name) <= 2 for name in NAMES)
+        again = server.conversations[1]
+        assert all(not line.startswith("BDAT") for line in again.lines[3:])  # behind the canary
+        await bench.pass_time(305)
+        assert sorted(bench.queue.sent) == ids
+        bench.put("x", "y", "z")
+        await until(lambda: len(bench.queue.sent) == 23)
+        assert "BDAT" in " ".join(server.conversations[-1].lines[3:])
+
+
+async def test_a_message_that_breaks_every_connection_is_found_in_a_window() -> None:
+    """The server dies of one message before it answers any of it: all others arrive all the same."""
+
+    class Fragile(Conversation):
+        async def line(self) -> str:
+            if b"Subject: m005" in self._buffer:
+                raise Gone
+            return await super().line()
+
+        async def body(self) -> bytes:
+            found = await super().body()
+            if b"Subject: m005" in found:
+                raise Gone
+            return found
+
+    async with relaying(Script(extensions=CHUNKED), kind=Fragile) as (bench, server):
+        ids = bench.put(*NAMES)
+        bench.begin()
+        for _ in range(40):
+            await bench.pass_time(30, 30)
+        assert sorted(bench.queue.sent) == sorted({*ids} - {ids[5]})
+        assert all(subjects(server).count(name) <= 2 for name in NAMES)
+        assert ids[5] in {**bench.queue.waiting, **bench.queue.failed}
+
+
+async def test_a_server_found_out_of_step_gets_one_body_at_a_time_for_good(caplog: pytest.LogCaptureFixture) -> None:
+    """What it is said to have taken on that connection is doubted, and it is trusted with no window any more."""
+    caplog.set_level(logging.INFO, "mailrelayd")
+    twice = "250 2.1.5 one\r\n250 2.1.5 two"
+    async with relaying(Script({"RCPT": ["250 ok", twice, "250 ok"]}, extensions=CHUNKED)) as (bench, server):
+        ids = bench.put(*NAMES)
+        bench.begin()
+        await bench.quiet()
+        for _ in range(30):
+            await bench.pass_time(30, 30)
+        assert sorted(bench.queue.sent) == ids
+        (line,) = said(caplog, "route.narrow")
+        assert line["seconds"] is None
+        assert all(not text.startswith("BDAT") for text in server.conversations[1].lines[3:])
+
+
 # -- strict order ----------------------------------------------------------------------------------------------------
 
 
@@ -554,7 +625,7 @@ async def test_with_strict_order_a_message_of_many_transactions_is_finished_firs
 # -- stop, cancel, bugs ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("extensions", [PIPELINED, LOCK_STEP], ids=["pipelined", "lock-step"])
+@pytest.mark.parametrize("extensions", [PIPELINED, LOCK_STEP, CHUNKED], ids=["pipelined", "lock-step", "window"])
 @pytest.mark.parametrize("backlog", [1, 2, 8])
 async def test_stop_during_a_transaction_waits_for_its_answer_and_begins_no_other(
     backlog: int, extensions: tuple[str, ...]
@@ -577,9 +648,10 @@ async def test_stop_during_a_transaction_waits_for_its_answer_and_begins_no_othe
         assert not bench.tasks[0].done()
         answer.set()
         await bench.end()
-        assert bench.queue.sent == ids[:1]
-        assert len(server.bodies) == 1
-        assert sorted(bench.queue.waiting) == ids[1:]
+        begun = bench.window  # they were on their way together
+        assert bench.queue.sent == ids[:begun]
+        assert len(server.bodies) == len(ids[:begun])
+        assert sorted(bench.queue.waiting) == ids[begun:]
         assert all(item.message.progress.recipients == {} for item in bench.queue.waiting.values())
 
 
@@ -595,7 +667,7 @@ async def test_stop_between_two_messages_ends_at_once() -> None:
 class BrokenQueue(Shelf):
     """Has a bug in one of its calls."""
 
-    async def complete(self, message: QueuedMessage, progress: Progress) -> None:
+    async def complete(self, completions: Sequence[tuple[QueuedMessage, Progress]]) -> None:
         raise ZeroDivisionError("a bug")
 
 
@@ -951,7 +1023,7 @@ async def test_a_stand_in_that_the_server_cannot_be_asked_for_fails_the_real_rec
 
 
 @pytest.mark.parametrize("connections", [1, 4])
-@pytest.mark.parametrize("extensions", [PIPELINED, LOCK_STEP], ids=["pipelined", "lock-step"])
+@pytest.mark.parametrize("extensions", [PIPELINED, LOCK_STEP, CHUNKED], ids=["pipelined", "lock-step", "window"])
 async def test_no_stretch_of_time_sees_more_than_the_rate(
     extensions: tuple[str, ...], connections: int, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -1162,7 +1234,7 @@ def clean(directory: Path, spool: Path, connections: int = 1) -> Verdict:
 
 
 @pytest.mark.parametrize("connections", [1, 4])
-@pytest.mark.parametrize("extensions", [PIPELINED, LOCK_STEP], ids=["pipelined", "lock-step"])
+@pytest.mark.parametrize("extensions", [PIPELINED, LOCK_STEP, CHUNKED], ids=["pipelined", "lock-step", "window"])
 async def test_after_any_chaos_with_an_honest_end_the_verdict_is_clean(
     tmp_path: Path, connections: int, extensions: tuple[str, ...]
 ) -> None:
@@ -1244,7 +1316,8 @@ class MemoryBench:
         self.queue = MemoryQueue(self.clock)
 
     async def put(self, name: str = "a", *, not_before: float = 0.0) -> str:
-        queue_id = self.queue.put(text(name), (f"{name}@example.org",))
+        data = f"From: {OWN}\r\nTo: {name}@example.org\r\n\r\nHello.\r\n".encode()
+        queue_id = self.queue.put(data, (f"{name}@example.org",))
         item = self.queue.waiting[queue_id]
         item.message = replace(item.message, progress=replace(item.message.progress, not_before=not_before))
         item.due = self.clock.boot + max(not_before - self.clock.wall, 0.0) if not_before else 0.0

@@ -29,7 +29,7 @@ from mailrelayd.outbound.values import (
     Status,
 )
 from tests.asking import copies, token
-from tests.relay_bench import LOCK_STEP, OWN, PIPELINED, Bench, count, relaying, said, until
+from tests.relay_bench import CHUNKED, LOCK_STEP, OWN, PIPELINED, Bench, count, relaying, said, until
 from tests.scripted_smtp import Fault, Script, Server
 
 ASKING = Asking("relay.test", "approvals@example.com", subject_tag=True)
@@ -94,7 +94,7 @@ def tokens(body: bytes) -> set[str]:
     return set(re.findall(r"(?<![a-z0-9])[a-z2-7]{44}(?![a-z0-9])", body.decode()))
 
 
-@pytest.mark.parametrize("extensions", [PIPELINED, LOCK_STEP], ids=["pipelined", "lock-step"])
+@pytest.mark.parametrize("extensions", [PIPELINED, LOCK_STEP, CHUNKED], ids=["pipelined", "lock-step", "window"])
 async def test_each_approver_gets_their_own_copy_and_all_others_one_without_token(extensions: tuple[str, ...]) -> None:
     """In the order of the envelope, each transaction settled before the next."""
     async with asking(Script(extensions=extensions)) as (bench, server, desk):

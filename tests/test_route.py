@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from mailrelayd.operate import events
-from mailrelayd.outbound.route import Route
+from mailrelayd.outbound.route import NARROW, Route
 from mailrelayd.outbound.session import Deadlines, Session
 from mailrelayd.outbound.smtp import RouteTrouble
 from mailrelayd.outbound.values import Extensions, Response, Stage
@@ -37,6 +37,10 @@ class Way:
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     attempts: int = 0
     beats: list[float] = field(default_factory=list)
+    at_a_time: list[tuple[int, int]] = field(default_factory=list)  # connections on their way, and open
+    connecting: int = 0
+    passes: int = 0  # of the loop, that each takes longer
+    window: int = 1
     sessions: list[Session] = field(default_factory=list)
     route: Route = field(init=False)
 
@@ -46,13 +50,22 @@ class Way:
 
     async def connect(self) -> Session:
         self.attempts += 1
-        await self.hang.wait()
-        if self.fails:
-            raise RouteTrouble(self.fails.popleft())
-        transport, _ = await asyncio.get_running_loop().create_connection(
-            asyncio.Protocol, "127.0.0.1", self.server.port
-        )
-        session = Session(transport, Extensions(), Deadlines(5, 5, 5), relay=f"relay{self.attempts}")
+        self.connecting += 1
+        self.at_a_time.append((self.connecting, len(self.sessions)))
+        try:
+            await self.hang.wait()
+            for _ in range(self.passes):
+                await asyncio.sleep(0)
+            if self.fails:
+                raise RouteTrouble(self.fails.popleft())
+            transport, _ = await asyncio.get_running_loop().create_connection(
+                asyncio.Protocol, "127.0.0.1", self.server.port
+            )
+        finally:
+            self.connecting -= 1
+        offered = Extensions(pipelining=True, chunking=True)
+        relay = f"relay{self.attempts}"
+        session = Session(transport, offered, Deadlines(5, 5, 5), relay=relay, window=self.window)
         self.sessions.append(session)
         return session
 
@@ -221,6 +234,44 @@ async def test_only_one_connection_is_made_at_a_time(way: Way) -> None:
     way.hang.set()
     done = await asyncio.gather(*opening)
     assert [session is not None for session in done] == [True, False, False, False]
+
+
+async def test_as_many_connections_are_made_at_a_time_as_there_are(way: Way) -> None:
+    """Twenty are there after five steps, and nobody is asked for more than they have shown to give."""
+
+    way.passes = 50
+
+    async def until_open() -> None:
+        while await way.route.open(way.stop, way.beats.append) is None:
+            pass
+
+    async with asyncio.timeout(10):
+        await asyncio.gather(*(until_open() for _ in range(20)))
+    assert way.attempts == 20
+    assert all(connecting <= max(opened, 1) for connecting, opened in way.at_a_time)
+    assert max(connecting for connecting, _ in way.at_a_time) > 4
+
+
+async def test_a_narrow_route_is_told_once_and_narrows_every_connection(
+    way: Way, said: Callable[[], list[dict[str, Any]]]
+) -> None:
+    """For a while after a loss, for good after distrust."""
+    way.window = 16
+    assert (first := await way.open()) is not None
+    assert first.window == 16
+    way.route.narrow("a connection was lost")
+    way.clock.advance(NARROW - 1)
+    assert (second := await way.open()) is not None
+    assert (second.window, second.extensions.chunking) == (1, True)
+    way.clock.advance(1)
+    assert (third := await way.open()) is not None
+    assert third.window == 16
+    for _ in range(2):
+        way.route.distrust("it lies")
+        assert (last := await way.open()) is not None
+        assert (last.window, last.extensions.chunking) == (1, False)
+    told = [(line["reason"], line["seconds"]) for line in said() if line["event"] == "route.narrow"]
+    assert told == [("a connection was lost", NARROW), ("it lies", None)]
 
 
 async def test_a_refused_further_connection_holds_nothing(way: Way) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import datetime
 import hashlib
 import hmac
+import os
 import socket
 import ssl
 import time
@@ -14,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import aiosmtplib
 import pytest
@@ -23,9 +24,10 @@ import trustme
 from mailrelayd.dial import lookup
 from mailrelayd.outbound import session as session_module
 from mailrelayd.outbound import smtp
+from mailrelayd.outbound.opened import CANARY, Opened
 from mailrelayd.outbound.session import Session
 from mailrelayd.outbound.smtp import RouteTrouble
-from mailrelayd.outbound.values import Answers, Response, Stage, Transaction
+from mailrelayd.outbound.values import Answers, Copyable, Response, Stage, Transaction
 from mailrelayd.sasl import PASSWORD_MECHANISMS
 from tests import scripted_smtp
 from tests.accounts import Account, Tls
@@ -52,6 +54,18 @@ class Text:
     closed: bool = False
     goal: int = 0
     at_goal: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def whole(self) -> bytes | None:
+        return self.pieces[0] if len(self.pieces) == 1 and self.claimed is None else None
+
+    @property
+    def pure(self) -> bool:
+        return False
+
+    @property
+    def copyable(self) -> None:
+        return None
 
     @property
     def size(self) -> int:
@@ -94,15 +108,37 @@ def message(name: str, recipients: int = 1) -> Transaction:
 
 @asynccontextmanager
 async def connected(
-    server: Server, *, command_timeout: float = LONG, data_timeout: float = LONG
-) -> AsyncIterator[Session]:
+    server: Server, *, command_timeout: float = LONG, data_timeout: float = LONG, window: int = 1
+) -> AsyncIterator[Opened]:
     account = Account(server.port, command_timeout=command_timeout, data_timeout=data_timeout)
-    session = await smtp.connect(account, hello="client.example.com")
+    session = await smtp.connect(account, hello="client.example.com", window=window)
     try:
         yield session
     finally:
         session.abort()
         await session._wire.gone.wait()
+
+
+class OneByOne:
+    """Every `Answers` by itself; what comes together is settled when the last of it was asked for."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._answers: list[Answers] = []
+
+    def __aiter__(self) -> OneByOne:
+        return self
+
+    async def __anext__(self) -> Answers:
+        if not self._answers:
+            self._answers = list(await self._session.next_answers())
+        if not self._answers:
+            raise StopAsyncIteration
+        return self._answers.pop(0)
+
+
+def one_by_one(session: Session) -> OneByOne:
+    return OneByOne(session)
 
 
 async def sent(session: Session, *names: str, recipients: int = 1, stopping: bool = False) -> list[Answers]:
@@ -115,7 +151,7 @@ async def sent(session: Session, *names: str, recipients: int = 1, stopping: boo
         session.finish(stopping=stopping)
 
     feeder = asyncio.create_task(feed())
-    got = [answers async for answers in session.attempts()]
+    got = [answers async for answers in one_by_one(session)]
     await feeder
     return got
 
@@ -152,7 +188,7 @@ async def test_messages_arrive_in_order_and_as_they_were(extensions: tuple[str, 
     assert server.bodies == [wire(name) for name in names]
     assert session.settled == 5
     assert session.trouble is None
-    group = ["RSET", "MAIL", "RCPT", "RCPT", "DATA"]
+    group = [*(["RSET"] if "PIPELINING" in extensions else []), "MAIL", "RCPT", "RCPT", "DATA"]
     assert [line.split()[0] for line in server.lines] == ["EHLO", *group * 5, "QUIT"]
 
 
@@ -169,7 +205,7 @@ async def test_a_body_and_the_next_group_leave_in_one_write() -> None:
 
 async def test_the_next_body_waits_for_the_owner() -> None:
     async with serving(Script()) as server, connected(server) as session:
-        attempts = session.attempts()
+        attempts = one_by_one(session)
         assert await session.send(message("a"), text("a"))
         assert await session.send(message("b"), text("b"))
         assert (await anext(attempts)).transaction.queue_id == "a"
@@ -187,7 +223,7 @@ async def test_only_one_message_is_taken_ahead() -> None:
         third = asyncio.create_task(session.send(message("c"), text("c")))
         await asyncio.sleep(0)
         assert not third.done()
-        attempts = session.attempts()
+        attempts = one_by_one(session)
         assert code((await anext(attempts)).body) == 250
         assert await third
         session.finish()
@@ -337,7 +373,7 @@ async def test_an_answer_is_read_before_a_late_group_is_written() -> None:
         talking = asyncio.create_task(until_the_body_is_in(server))
         session = await opening
         assert await session.send(message("a"), text("a"))
-        attempts = session.attempts()
+        attempts = one_by_one(session)
         driver = asyncio.ensure_future(anext(attempts))
         await talking
         server.send(b"250 2.0.0 taken\r\n")
@@ -367,7 +403,7 @@ async def test_a_server_that_speaks_in_the_middle_of_a_body_and_stops_reading_is
     begin = time.monotonic()
     async with serving(Script({"DATA": [interrupt]})) as server, connected(server) as session:
         await session.send(message("a"), Text([b"x" * 998 + b"\r\n"] * 50_000))
-        (only,) = [answers async for answers in session.attempts()]
+        (only,) = [answers async for answers in one_by_one(session)]
     assert time.monotonic() - begin < LONG - 1
     assert only.cut is not None
     assert only.cut.code == (421 if words.startswith("421") else 0)
@@ -386,7 +422,7 @@ async def test_a_connection_that_ends_while_idle_ends_the_attempts(fault: Fault)
 
     async with serving(Script({"BODY": [later]})) as server, connected(server) as session:
         assert await session.send(message("a"), text("a"))
-        attempts = session.attempts()
+        attempts = one_by_one(session)
         assert code((await anext(attempts)).body) == 250
         asyncio.get_running_loop().call_later(0.01, proceed.set)
         assert [answers async for answers in attempts] == []
@@ -397,7 +433,7 @@ async def test_a_connection_that_ends_while_idle_ends_the_attempts(fault: Fault)
 
 async def test_stopping_finishes_the_body_under_way_and_gives_back_the_rest() -> None:
     async with serving(Script()) as server, connected(server) as session:
-        attempts = session.attempts()
+        attempts = one_by_one(session)
         big = Text([b"x" * 998 + b"\r\n"] * 2000)
         await session.send(message("a"), big)
         await session.send(message("b"), text("b"))
@@ -414,7 +450,7 @@ async def test_stopping_before_anything_began_gives_everything_back() -> None:
     async with serving(Script()) as server, connected(server) as session:
         await session.send(message("a"), text("a"))
         session.finish(stopping=True)
-        assert [answers.untried async for answers in session.attempts()] == [True]
+        assert [answers.untried async for answers in one_by_one(session)] == [True]
         assert not await session.send(message("b"), text("b"))
     assert server.bodies == []
 
@@ -423,7 +459,7 @@ async def test_a_cancelled_owner_never_lets_half_a_message_become_a_whole_one() 
     async with serving(Script()) as server, connected(server) as session:
         big = Text([b"x" * 998 + b"\r\n"] * 100_000)
         await session.send(message("a"), big)
-        driver = asyncio.ensure_future(anext(session.attempts()))
+        driver = asyncio.ensure_future(anext(one_by_one(session)))
         await big.reached(100)
         driver.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -437,7 +473,7 @@ async def test_a_message_that_changed_is_not_sent(body: Text) -> None:
     async with serving(Script()) as server, connected(server) as session:
         await session.send(message("a"), body)
         session.finish()
-        (only,) = [answers async for answers in session.attempts()]
+        (only,) = [answers async for answers in one_by_one(session)]
     assert only.changed
     assert not only.last_byte_sent
     assert server.bodies == []
@@ -449,9 +485,11 @@ async def test_a_message_that_cannot_be_read_is_cut_with_the_reason() -> None:
             yield b"a\r\n"
             raise OSError(5, "Input/output error")
 
+        whole = None
+
     async with serving(Script()) as server, connected(server) as session:
         await session.send(message("a"), Broken([b"a\r\n"]))
-        (only,) = [answers async for answers in session.attempts()]
+        (only,) = [answers async for answers in one_by_one(session)]
     assert only.cut is not None
     assert str(only.cut) == "the message cannot be read: Input/output error"
     assert server.bodies == []
@@ -468,7 +506,7 @@ async def test_a_server_that_takes_no_body_is_given_up(monkeypatch: pytest.Monke
     script = Script({"DATA": [deaf]})
     async with serving(script) as server, connected(server, command_timeout=SHORT) as session:
         await session.send(message("a"), Text([b"x" * 998 + b"\r\n"] * 50_000))
-        (only,) = [answers async for answers in session.attempts()]
+        (only,) = [answers async for answers in one_by_one(session)]
     assert only.cut is not None
     assert "took nothing of the body" in only.cut.text
 
@@ -857,7 +895,7 @@ def test_the_longest_opening_counts_every_way_and_wait() -> None:
 @pytest.mark.parametrize("security", ["tls", "starttls", "auto", "none"])
 async def test_opening_ends_after_the_longest_opening(security: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever waits inside, connect gives up in time and leaves nothing open."""
-    monkeypatch.setattr(smtp, "longest_opening", lambda _: SHORT)
+    monkeypatch.setattr(smtp, "longest_opening", lambda *_: SHORT)
     begin = time.monotonic()
     async with silent_port() as port:
         response = await trouble(Account(port, security=security, connect_timeout=60.0, command_timeout=60.0))
@@ -937,6 +975,338 @@ async def test_a_server_without_ehlo_is_greeted_the_old_way() -> None:
         assert not session.extensions.pipelining
         assert code((await sent(session, "a"))[0].body) == 250
     assert server.lines[:2] == ["EHLO client.example.com", "HELO client.example.com"]
+
+
+# A window of bodies
+
+CHUNKING = ("PIPELINING", "SIZE 10000000", "8BITMIME", "SMTPUTF8", "CHUNKING")
+
+
+def plain(name: str) -> bytes:
+    return f"Subject: {name}\r\n\r\n.{name}\r\n".encode()
+
+
+async def test_whole_messages_leave_in_one_write_before_anything_is_answered() -> None:
+    """Behind the canary everything that fits into the window goes out together, dots unstuffed."""
+    async with serving(Script(extensions=CHUNKING)) as server, connected(server, window=4) as session:
+        assert (session.window, session.narrowed) == (4, "")
+        got = await sent(session, "a", "b", "c")
+        await session.close()
+    assert [code(answers.body) for answers in got] == [250] * 3
+    assert server.bodies == [plain(name) for name in "abc"]
+    hello, canary, together, leaving = server.conversations[0].segments
+    assert (hello[:4], canary, leaving) == (b"EHLO", CANARY, b"QUIT\r\n")
+    assert together.count(b"RSET") == together.count(b" LAST\r\nSubject: ") == 3
+
+
+async def test_no_more_bodies_are_undecided_than_the_window_holds() -> None:
+    """What is answered still counts until it is settled, and what is settled makes room at once."""
+    async with serving(Script(extensions=CHUNKING)) as server, connected(server, window=2) as session:
+        for name in "abcd":
+            assert await session.send(message(name), text(name))
+        late = asyncio.create_task(session.send(message("e"), text("e")))
+        first: list[Answers] = []
+        async with asyncio.timeout(LONG):
+            while server.bodies != [plain("a"), plain("b")]:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert len(server.bodies) == 2
+        first += await session.next_answers()
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert len(server.bodies) == 2
+        session.on_disk()
+        assert await late
+        session.finish()
+        rest = [answers.transaction.queue_id async for answers in one_by_one(session)]
+    assert [answers.transaction.queue_id for answers in first] + rest == list("abcde")
+    assert server.bodies == [plain(name) for name in "abcde"]
+
+
+async def test_a_refused_message_in_a_window_is_refused_alone() -> None:
+    """Its chunk is swallowed, and the answer to it is echo."""
+    script = Script({"RCPT": ["250 ok", "550 5.1.1 no", "250 ok"]}, CHUNKING)
+    async with serving(script) as server, connected(server, window=4) as session:
+        first, refused, last = await sent(session, "a", "b", "c")
+    assert [code(first.body), code(last.body)] == [250, 250]
+    assert (code(refused.recipients[0]), refused.body, refused.last_byte_sent, refused.cut) == (550, None, False, None)
+    assert server.bodies == [plain("a"), plain("c")]
+
+
+async def test_a_server_that_obeys_the_text_of_mail_gets_no_window() -> None:
+    """It gives itself away by the canary, and the connection goes on without chunks ahead."""
+    script = Script({"RCPT": ["550 5.1.1 no", "250 ok"]}, CHUNKING, swallows=False)
+    async with serving(script) as server, connected(server, window=4) as session:
+        assert (session.window, session.doubtful) == (1, False)
+        assert "for commands" in session.narrowed
+        refused, fine = await sent(session, "a", "b")
+    assert code(refused.recipients[0]) == 550
+    assert code(fine.body) == 250
+    assert server.bodies == [b"", wire("b")] or server.bodies == [wire("b")]
+    assert len(server.conversations) == 1
+
+
+@pytest.mark.parametrize(
+    ("extensions", "reason"),
+    [(LOCK_STEP, "does not offer"), (("PIPELINING",), "does not offer"), (("CHUNKING",), "not")],
+)
+async def test_without_the_extensions_there_is_no_window_and_no_canary(
+    extensions: tuple[str, ...], reason: str
+) -> None:
+    async with serving(Script(extensions=extensions)) as server, connected(server, window=4) as session:
+        assert (session.window, session.doubtful) == (1, False)
+        assert reason in session.narrowed
+        assert code((await sent(session, "a"))[0].body) == 250
+    assert not any(line.startswith("BDAT") for line in server.lines)
+
+
+CANARY_FAULTS: dict[str, str | Fault] = {
+    "close": scripted_smtp.hang_up,
+    "reset": scripted_smtp.reset,
+    "silence": scripted_smtp.silence,
+    "421": last_words(b"421 4.3.2 no\r\n"),
+    "taken": "250 2.0.0 taken",
+    "two codes": "503-no\r\n250 yes",
+    "junk": scripted_smtp.junk,
+    "an answer too many": "503 no\r\n250 ok\r\n250 ok\r\n250 ok",
+}
+
+
+@pytest.mark.parametrize("fault", CANARY_FAULTS.values(), ids=CANARY_FAULTS.keys())
+async def test_a_canary_that_leaves_doubt_costs_the_connection_and_no_mail(fault: str | Fault) -> None:
+    """Another one is opened without it."""
+
+    class Odd(Conversation):
+        async def _bdat(self) -> None:
+            await self.chunk(6)
+            await (self.say(fault) if isinstance(fault, str) else fault(self))
+
+    async with serving(Script(extensions=CHUNKING), Odd) as server:
+        account = Account(server.port, command_timeout=patience(fault))
+        session = await smtp.connect(account, hello="client.example.com", window=4)
+        assert (session.window, session.doubtful) == (1, True)
+        assert "BDAT" in session.narrowed
+        assert code((await sent(session, "a"))[0].body) == 250
+        await session.close()
+    assert server.bodies == [wire("a")]
+    assert len(server.conversations) == 2
+
+
+@pytest.mark.parametrize("answer", ["500 5.5.1 what?", "502 5.5.1 not here", "503 5.5.1 not now"])
+async def test_a_server_that_offers_chunking_and_has_none_is_found_out(answer: str) -> None:
+    """Its refusal of BDAT is no message's fault, small or large."""
+    for window, size in ((4, 1), (1, 3)):
+        script = Script({"BODY": [answer], "BDAT": [answer]}, CHUNKING)
+        async with serving(script) as server, connected(server, window=window) as session:
+            await session.send(message("a"), Text([b"x\r\n"] * size))
+            session.finish()
+            (only,) = [answers async for answers in one_by_one(session)]
+            assert "BDAT" in session.distrust
+        assert (only.body, only.data) == (None, None)
+        assert only.cut is not None
+        assert only.cut.stage is Stage.LOCAL
+
+
+@pytest.mark.parametrize("verb", ["RSET", "MAIL", "RCPT", "BODY"])
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
+async def test_whatever_goes_wrong_in_a_window_every_message_is_accounted_for(verb: str, fault: str | Fault) -> None:
+    """The second of four transactions meets the fault, with all of them on their way."""
+    turn = {"RSET": 2}.get(verb, 1)
+    script = Script({verb: [*[scripted_smtp.DEFAULTS[verb]] * turn, fault, scripted_smtp.DEFAULTS[verb]]}, CHUNKING)
+    wait = patience(fault)
+    async with (
+        serving(script) as server,
+        connected(server, command_timeout=wait, data_timeout=wait, window=4) as session,
+    ):
+        got = await sent(session, "a", "b", "c", "d")
+        await session.close()
+    assert [answers.transaction.queue_id for answers in got] == ["a", "b", "c", "d"][: len(got)]
+    stored = set(server.bodies)
+    for answers in got:
+        if code(answers.body) == 250:
+            assert plain(answers.transaction.queue_id) in stored
+        elif session.trouble is not None and code(answers.body) == 0 and answers.mail is None:
+            assert answers.last_byte_sent or plain(answers.transaction.queue_id) not in stored
+    if fault in ("451 4.3.0 later", "554 5.3.0 never") and verb != "RSET":
+        assert [code(answers.body) for answers in got if answers.transaction.queue_id != "b"] == [250] * 3
+        assert code(got[1].body) != 250
+
+
+async def test_a_lost_connection_leaves_all_that_was_on_its_way_in_doubt() -> None:
+    """Behind the one whose answers had begun, each says that its last byte was sent."""
+    script = Script({"BODY": ["250 ok", scripted_smtp.hang_up]}, CHUNKING)
+    async with serving(script) as server, connected(server, window=3) as session:
+        first, second, third, fourth = await sent(session, "a", "b", "c", "d")
+    assert code(first.body) == 250
+    assert second.cut is not None
+    assert second.last_byte_sent
+    assert (third.untried, third.last_byte_sent) == (True, True)
+    assert (fourth.untried, fourth.last_byte_sent) == (True, False)
+
+
+async def test_stopping_finishes_the_window_and_begins_nothing() -> None:
+    """All that left is answered; what waited for room comes back untried."""
+    async with serving(Script(extensions=CHUNKING)) as server, connected(server, window=2) as session:
+        for name in "abcd":
+            await session.send(message(name), text(name))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        session.finish(stopping=True)
+        got = [answers async for answers in one_by_one(session)]
+    assert [code(answers.body) for answers in got] == [250, 250, 0, 0]
+    assert all(answers.untried and not answers.last_byte_sent for answers in got[2:])
+    assert session.trouble is None
+    assert len(server.bodies) == 2
+
+
+async def test_a_changed_message_is_passed_over_and_the_window_goes_on() -> None:
+    """Nothing of it was said, so nothing is lost by leaving it out."""
+    async with serving(Script(extensions=CHUNKING)) as server, connected(server, window=4) as session:
+        for name in "abc":
+            body = text(name)
+            body.still_the_same = name != "b"
+            await session.send(message(name), body)
+        session.finish()
+        got = [answers async for answers in one_by_one(session)]
+    assert [(answers.changed, code(answers.body)) for answers in got] == [(False, 250), (True, 0), (False, 250)]
+    assert session.trouble is None
+    assert server.bodies == [plain("a"), plain("c")]
+
+
+async def test_a_large_message_is_alone_on_its_way_and_in_order() -> None:
+    """It waits until what is before it is settled, and goes as a chunk and an empty last one."""
+    async with serving(Script(extensions=CHUNKING)) as server, connected(server, window=4) as session:
+        large = [b"x" * 70 + b"\r\n"] * 20_000
+
+        async def feed() -> None:
+            for name in "abcde":
+                assert await session.send(message(name), Text(large) if name == "c" else text(name))
+            session.finish()
+
+        feeder = asyncio.create_task(feed())
+        got = [answers async for answers in one_by_one(session)]
+        await feeder
+    assert [code(answers.body) for answers in got] == [250] * 5
+    assert server.bodies == [plain("a"), plain("b"), b"".join(large), plain("d"), plain("e")]
+    said = [line for line in server.lines if line.startswith("BDAT")]
+    assert said[3:5] == [f"BDAT {len(large) * 72}", "BDAT 0 LAST"]
+
+
+@pytest.mark.parametrize("answer", ["552 5.3.4 too big", "452 4.3.1 full"])
+async def test_a_refused_chunk_is_the_message_s_fault_and_nothing_is_committed(answer: str) -> None:
+    script = Script({"BDAT": [answer]}, CHUNKING)
+    async with serving(script) as server, connected(server) as session:
+        await session.send(message("a"), Text([b"x\r\n"] * 3))
+        await session.send(message("b"), text("b"))
+        session.finish()
+        first, second = [answers async for answers in one_by_one(session)]
+    assert (code(first.data), first.body, first.cut) == (int(answer[:3]), None, None)
+    assert code(second.body) == 250
+    assert server.bodies == [wire("b")]
+
+
+@dataclass
+class Stored(Text):
+    """A message that stands in a file."""
+
+    file: BinaryIO = field(default_factory=lambda: open(os.devnull, "rb"))  # noqa: SIM115
+    pure = True
+
+    @property
+    def whole(self) -> None:
+        return None
+
+    @property
+    def copyable(self) -> Copyable:  # type: ignore[override]
+        return Copyable(self.pieces[0], self.file, 100, self.size - len(self.pieces[0]))
+
+
+@asynccontextmanager
+async def stored(path: Path, count: int = 30_000) -> AsyncIterator[Stored]:
+    header, rest = b"Subject: large\r\n\r\n", b"." + b"x" * 69 + b"\r\n"
+    path.write_bytes(b"?" * 100 + rest * count)  # noqa: ASYNC240
+    with path.open("rb") as file:
+        yield Stored([header, rest * count], file=file)
+
+
+@pytest.mark.parametrize("way", ["sendfile", "chunks", "tls", "data"])
+async def test_a_large_file_arrives_whole_however_it_is_copied(
+    way: str, pki: Pki, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the kernel where it can, by us where the loop cannot, over TLS, and by DATA; others before and behind."""
+    made = script(pki, "tls") if way == "tls" else Script()
+    made.extensions = ("PIPELINING",) if way == "data" else CHUNKING
+    if way == "chunks":
+
+        async def cannot(*_: object, **__: object) -> int:
+            raise NotImplementedError
+
+        monkeypatch.setattr(asyncio.get_running_loop(), "sendfile", cannot)
+    async with serving(made) as server, stored(tmp_path / "large") as body:
+        security = "tls" if way == "tls" else "none"
+        account = Account(server.port, security=security, tls=Tls(ca_file=pki.ca_file))
+        session = await smtp.connect(account, hello="client.example.com")
+        for name, one in (("a", text("a")), ("b", body)):
+            await session.send(message(name), one)
+        session_over = asyncio.create_task(session.send(message("c"), text("c")))
+        got: list[Answers] = []
+        while len(got) < 3:
+            got += await session.next_answers()
+        assert await session_over
+        await session.close()
+    assert [code(answers.body) for answers in got] == [250] * 3
+    expected = b"".join(body.pieces)
+    assert server.bodies == [wire("a"), expected.replace(b"\n.", b"\n..") if way == "data" else expected, wire("c")]
+
+
+async def test_a_file_that_shrinks_while_it_is_copied_is_not_committed(tmp_path: Path) -> None:
+    async with (
+        serving(Script(extensions=CHUNKING)) as server,
+        connected(server) as session,
+        stored(tmp_path / "large") as body,
+    ):
+        os.truncate(tmp_path / "large", 1_500_000)
+        await session.send(message("a"), body)
+        session.finish()
+        (only,) = [answers async for answers in one_by_one(session)]
+    assert only.changed
+    assert not only.last_byte_sent
+    assert server.bodies == []
+
+
+async def test_a_server_that_refuses_in_the_middle_of_a_copy_and_goes_is_heard(tmp_path: Path) -> None:
+    async def interrupt(conversation: Conversation) -> None:
+        await conversation.say("552 5.3.4 too big")
+        raise scripted_smtp.Gone
+
+    class Early(Conversation):
+        async def chunk(self, size: int) -> bytes:
+            if size > 1_000_000:
+                await interrupt(self)
+            return await super().chunk(size)
+
+    async with serving(Script(extensions=CHUNKING), Early) as server, stored(tmp_path / "large", 60_000) as body:
+        session = await smtp.connect(Account(server.port), hello="client.example.com")
+        await session.send(message("a"), body)
+        session.finish()
+        (only,) = [answers async for answers in one_by_one(session)]
+        session.abort()
+        await session._wire.gone.wait()
+    assert only.body is None
+    assert not only.last_byte_sent
+    assert server.bodies == []
+
+
+async def test_a_file_that_grows_puts_nothing_behind_its_chunk() -> None:
+    """More octets than were announced would be taken for commands."""
+    async with serving(Script(extensions=CHUNKING)) as server, connected(server) as session:
+        await session.send(message("a"), Text([b"x\r\n", b"QUIT\r\n"], claimed=5))
+        session.finish()
+        (only,) = [answers async for answers in one_by_one(session)]
+    assert only.changed
+    assert server.bodies == []
+    assert "QUIT" not in server.lines
 
 
 # AUTH

@@ -231,6 +231,20 @@ async def test_chunks_are_taken_and_swallowed_without_a_transaction(tmp_path: Pa
     assert evidence(tmp_path).messages[0].size == 6
 
 
+async def test_in_a_window_only_what_no_longer_fits_was_read_and_who_sends_more_cheats(tmp_path: Path) -> None:
+    """With a window of 2, the third body proves that the first was read, if that was answered by then."""
+    whole = b"RSET\r\nMAIL FROM:<a@t>\r\nRCPT TO:<ok@t>\r\nBDAT 3 LAST\r\na\r\n"
+    async with Recorder(tmp_path, terms=Terms(window=2)) as server:
+        await in_thread(
+            converse, server.port, *HELLO, (whole + whole, b"recorded"), (b"NOOP\r\n", b"250"), (whole, b"recorded")
+        )
+        assert not evidence(tmp_path).violations
+        await in_thread(converse, server.port, *HELLO, (whole * 3, b"recorded"), (b"QUIT\r\n", b"221"))
+    seen = evidence(tmp_path)
+    assert [message.acked_by for message in seen.messages][:3] == ["body", "", ""]
+    assert {violation["rule"] for violation in seen.violations} == {"window"}
+
+
 @pytest.mark.parametrize("implicit", [False, True])
 async def test_tls_and_a_login_work_and_a_stripped_offer_is_a_leak(tmp_path: Path, implicit: bool) -> None:
     authority = trustme.CA()

@@ -38,6 +38,7 @@ from mailrelayd.tlsmemory import TlsMemory
 
 RESOLVING: Final = 60.0  # seconds that fetching user and password may take at most (each command: has 10 s)
 IMAP_OPENING: Final = SLOWEST - sources.FINISH - 60.0  # seconds that `open_imap` may try; a poller promises SLOWEST
+IN_DOUBT: Final = 3600.0  # seconds until a server that did not bear it is tried again for whether it swallows chunks
 # RFC 5530: refusals that another token would not change.
 _NOT_THE_TOKEN: Final = frozenset({"UNAVAILABLE", "LIMIT", "INUSE", "SERVERBUG", "CONTACTADMIN", "PRIVACYREQUIRED"})
 _CUT: Final = re.compile(r"\S{20,}…\Z")
@@ -51,7 +52,9 @@ class _Login:
     secret: str = field(repr=False)
 
 
-async def open_smtp(account: OutboundAccount, settings: Settings, node: str, tokens: Tokens) -> Opened:
+async def open_smtp(
+    account: OutboundAccount, settings: Settings, node: str, tokens: Tokens, *, window: int = 1
+) -> Opened:
     """A session with the smarthost; `node` is our name in EHLO. Raises RouteTrouble.
 
     Where a secret or a token cannot be had, its cause is the SecretError or OAuthError.
@@ -59,7 +62,9 @@ async def open_smtp(account: OutboundAccount, settings: Settings, node: str, tok
     remembered = TlsMemory(settings.state.directory, account.host) if account.security == "auto" else None
 
     async def attempt(who: _Login) -> Opened:
-        return await smtp.connect(account, user=who.user, password=who.secret, hello=node, remembered=remembered)
+        return await smtp.connect(
+            account, user=who.user, password=who.secret, hello=node, remembered=remembered, window=window
+        )
 
     try:
         session = await _logged_in(account, tokens, attempt)
@@ -103,13 +108,20 @@ async def open_imap(mailbox: InboundAccount, settings: Settings, tokens: Tokens)
 
 def opener(account: OutboundAccount, settings: Settings, node: str, tokens: Tokens) -> Callable[[], Awaitable[Opened]]:
     """How a route opens a connection: its trouble says what is behind it, in one sentence."""
+    in_doubt_until = 0.0  # on the loop's clock
 
     async def opened() -> Opened:
+        nonlocal in_doubt_until
+        now = asyncio.get_running_loop().time()
+        window = account.window if now >= in_doubt_until else 1
         try:
-            return await open_smtp(account, settings, node, tokens)
+            session = await open_smtp(account, settings, node, tokens, window=window)
         except RouteTrouble as trouble:
             text = causes.behind(trouble.response.text, cause(account, trouble))
             raise RouteTrouble(replace(trouble.response, text=printable(text))) from trouble
+        if session.doubtful:  # each try costs such a server a connection
+            in_doubt_until = now + IN_DOUBT
+        return session
 
     return opened
 
@@ -149,9 +161,10 @@ def cause(account: Account, trouble: RouteTrouble | ImapError) -> Cause | None:
 
 def longest_opening(account: OutboundAccount) -> float:
     """Seconds after which `open_smtp` has ended in any case."""
+    opening = smtp.longest_opening(account, account.window)
     if account.auth == "oauth2":
-        return RESOLVING + 2 * (sources.LONGEST + smtp.longest_opening(account))
-    return RESOLVING + smtp.longest_opening(account)
+        return RESOLVING + 2 * (sources.LONGEST + opening)
+    return RESOLVING + opening
 
 
 def _masked(text: str) -> str:

@@ -25,8 +25,9 @@ from tests.faults.producers import compose as compose
 from tests.faults.script import CELLS, Rule
 from tests.faults.server import Recorder, Terms
 from tests.faults.verdict import Verdict, judge
+from tests.servers.process import LOOP
 
-DAEMON = (*PROGRAM, "run")
+DAEMON = (*PROGRAM, "run", "--loop", LOOP)
 
 START = 0.5  # seconds, about, until a daemon is ready
 # A stray 250 behind the first bytes of a body that came in one piece is, for any client, the answer to its last byte.
@@ -43,7 +44,7 @@ def chaos(probability: float) -> list[Rule]:
     ]
 
 
-def write_config(path: Path, spool: Path, port: int, *, settle: str = "500ms", more: str = "") -> None:
+def write_config(path: Path, spool: Path, port: int, *, settle: str = "500ms", window: int = 1, more: str = "") -> None:
     """The least configuration, with a retry schedule for the impatient. `more` is appended as it is."""
     text = f"""\
 [node]
@@ -64,6 +65,7 @@ from_address = "relay@drop.test"
 connect_timeout = "2s"
 command_timeout = "2s"
 data_timeout = "3s"
+window = {window}
 [log]
 format = "json"
 {more}"""
@@ -145,6 +147,7 @@ class Campaign:
     settle: str = "500ms"
     enough: asyncio.Event = field(default_factory=asyncio.Event)  # set: nothing more is dropped
     connections: int = 1  # the daemon may have, see verdict.judge
+    window: int = 1  # bodies that each of them may have on their way
 
     @property
     def spool(self) -> Path:
@@ -156,6 +159,7 @@ class Campaign:
         chance = random.Random(self.seed)
         self._prepare()
         terms = self.terms or Terms(patience=1.0, drip=0.05)
+        terms.window = self.window
         recorder = Recorder(
             self.directory, rules=self.rules, chaos=self.chaos, seed=self.seed, terms=terms, sync=self.inject == ""
         )
@@ -164,7 +168,7 @@ class Campaign:
             if self.over:
                 (self.directory / "conf.d").mkdir()
                 (self.directory / "conf.d" / "over.toml").write_text(self.over)
-            write_config(config, self.spool, recorder.port, settle=self.settle, more=self.config)
+            write_config(config, self.spool, recorder.port, settle=self.settle, window=self.window, more=self.config)
             places = {"{config}": str(config), "{spool}": str(self.spool), "{port}": str(recorder.port)}
             command = [_fill(word, places) for word in self.command]
             daemons = [
@@ -191,7 +195,7 @@ class Campaign:
             finally:
                 dropping.cancel()
                 stopped = [await daemon.stop() for daemon in daemons]
-        verdict = judge(self.directory, self.spool, connections=self.connections)
+        verdict = judge(self.directory, self.spool, connections=self.connections * self.window)
         verdict.stuck = stopped.count(False)
         return verdict
 

@@ -1,6 +1,6 @@
-"""The daemon on another event loop, and stopped at a chosen step of it. Arguments: the daemon's own.
+"""The daemon, stopped at a chosen step of its event loop. Arguments: the daemon's own.
 
-`MAILRELAYD_TEST_LOOP=uvloop` puts uvloop under it. `MAILRELAYD_TEST_STEP=17:SIGTERM` sends the process that signal at
+`MAILRELAYD_TEST_STEP=17:SIGTERM` sends the process that signal at
 its 17th step from the moment it goes to connect: a step is what a task does between one await and the next, so counting
 up meets every await of a transaction. Before SIGHUP the configuration changes, as nothing is reloaded otherwise.
 `MAILRELAYD_TEST_CLOCK=FILE` makes the wall clock wrong by so many seconds, `MAILRELAYD_TEST_IDLE=0.05` says goodbye
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from mailrelayd.__main__ import main
+from mailrelayd.cli import run
 from mailrelayd.clock import SystemClock
 from mailrelayd.outbound import pickup, relay, settling, spool
 from mailrelayd.outbound.route import Route
@@ -76,7 +77,7 @@ def change(config: Path) -> None:
     temporary.rename(config)
 
 
-def stumble(text: str, policy: asyncio.AbstractEventLoopPolicy) -> None:
+def stumble(text: str) -> None:
     """Send the process a signal at the step that `text` names."""
     number, _, name = text.partition(":")
     wanted = signal.Signals[name]
@@ -87,10 +88,10 @@ def stumble(text: str, policy: asyncio.AbstractEventLoopPolicy) -> None:
         os.kill(os.getpid(), wanted)
 
     steps = Steps(int(number), strike)
-    made, opened = policy.new_event_loop, Route.open
+    made, opened = run.new_event_loop, Route.open
 
-    def new_event_loop() -> asyncio.AbstractEventLoop:
-        loop = made()
+    def new_event_loop(wanted: str) -> asyncio.AbstractEventLoop:
+        loop = made(wanted)
         loop.set_task_factory(lambda loop, coro, **more: asyncio.Task(Counted(coro, steps), loop=loop, **more))
         return loop
 
@@ -98,7 +99,7 @@ def stumble(text: str, policy: asyncio.AbstractEventLoopPolicy) -> None:
         steps.begun = True
         return await opened(route, *about)
 
-    setattr(policy, "new_event_loop", new_event_loop)  # noqa: B010
+    setattr(run, "new_event_loop", new_event_loop)  # noqa: B010
     setattr(Route, "open", opening)  # noqa: B010
 
 
@@ -114,14 +115,8 @@ def choose() -> None:
     relay.IDLE = float(os.environ.get("MAILRELAYD_TEST_IDLE", relay.IDLE))
     if pause := os.environ.get("MAILRELAYD_TEST_PAUSE"):
         pickup.SWEEP = spool.LONGEST_PAUSE = settling.LONGEST_PAUSE = float(pause)
-    policy = asyncio.get_event_loop_policy()
-    if os.environ.get("MAILRELAYD_TEST_LOOP") == "uvloop":
-        import uvloop
-
-        policy = uvloop.EventLoopPolicy()
     if step := os.environ.get("MAILRELAYD_TEST_STEP"):
-        stumble(step, policy)
-    asyncio.set_event_loop_policy(policy)
+        stumble(step)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from tests.faults.driver import DAEMON, Campaign
 from tests.faults.producers import PROGRAM
 from tests.faults.stopping import LOOPS
 from tests.faults.verdict import Verdict
+from tests.servers.process import LOOP
 
 FULL = os.environ.get("MAILRELAYD_TEST_CAMPAIGN") == "full"
 SEED = int(os.environ.get("MAILRELAYD_TEST_SEED", "1"))
@@ -29,7 +30,7 @@ Record = Callable[[str, object], None]
 
 def seeded(bug: str) -> tuple[str, ...]:
     """The command of the daemon with this bug."""
-    return (sys.executable, "-m", "tests.faults.seeded", bug, *PROGRAM[3:], "run")
+    return (sys.executable, "-m", "tests.faults.seeded", bug, *PROGRAM[3:], "run", "--loop", LOOP)
 
 
 async def run(directory: Path, **options: Any) -> Verdict:

@@ -62,6 +62,7 @@ class Terms:
     patience: float = 60.0  # seconds after which silent and endless faults end by closing
     idle_after: float = 0.05  # seconds of quiet before an `idle` fault strikes
     giant: int = 2**20  # bytes of a giant line
+    window: int = 1  # bodies that the client may have on their way or not on disk
 
 
 class Recorder:
@@ -205,7 +206,7 @@ class Session:
             self.violation("unoffered-pipelining", f"after {verb}")
         if self.terms.require_tls and not self.tls and verb in ("AUTH", "MAIL", "RCPT", "DATA", "BDAT"):
             self.violation("LEAK", verb)
-        if verb != "DATA":
+        if verb == "QUIT" or (verb != "DATA" and self.terms.window == 1):  # in a window commands prove nothing
             self.prove("quit" if verb == "QUIT" else "group", offset)
         match verb:
             case "EHLO" | "HELO":
@@ -420,8 +421,8 @@ class Session:
         if match is None:
             self.violation("syntax", f"BDAT {rest[:40]}")
             raise Ended("server")
-        if any(not mark.before(offset) for _, mark in self.unread):
-            self.note("note", what="body-while-undecided")
+        if not self.chunks:
+            self.begin_body(offset)
         if "CHUNKING" not in self.offered:
             self.violation("unoffered-parameter", "BDAT")
         chunk = await self.wire.exactly(int(match[1]))
@@ -433,6 +434,17 @@ class Session:
             await self.finish(bytes(self.chunks))
         else:
             self.say("250 2.0.0 chunk")
+
+    def begin_body(self, offset: int) -> None:
+        """A body begins, so of those before it no more than the window holds is undecided; who has more, cheats."""
+        ahead = self.terms.window - 1
+        undecided = sum(mark.behind(offset) for _, mark in self.unread)
+        if undecided > ahead:
+            self.violation("window", f"{undecided} bodies are not even answered")
+        elif len(self.unread) > ahead:
+            read = [number for number, _ in self.unread[: len(self.unread) - ahead]]
+            self.unread = self.unread[len(read) :]
+            self.recorder.journal.note("acked", ids=read, by="body", at=time.time(), connection=self.number)
 
     async def finish(self, message: bytes) -> None:
         """The last byte is here: refuse, or record and only then say 250."""
@@ -495,10 +507,12 @@ class Session:
         """Note which 250s the client has read, now that it said what it says at `offset`.
 
         `body`   a body begun after the 354 we wrote behind those 250s: certain, whatever the network does, for
-                 nobody may send a body before reading the 354 (early bodies are a violation and prove nothing).
+                 nobody may send a body before reading the 354 (early bodies are a violation and prove nothing). With
+                 BDAT, one begun when the window would be full without having read them (see `begin_body`).
         `quit`   QUIT that reached this machine after the 250 had left.
         `group`  any other command that did; a group written apart from the last dot, but not after reading the
-                 answer to it, can look like this, so the verdict trusts it only while the connection lives on.
+                 answer to it, can look like this, so the verdict trusts it only while the connection lives on, and
+                 not at all where the window is larger than 1.
         Bytes that lay in our buffers when the 250 left, the kernel's included, prove nothing.
         """
         read = [n for n, mark in self.unread if mark.before(offset) and mark.at <= asked_at]

@@ -21,9 +21,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from tests.faults.driver import DAEMON
 from tests.faults.memory import largest
 from tests.faults.process import Daemon
-from tests.faults.producers import PROGRAM, Dropper, compose
+from tests.faults.producers import Dropper, compose
 from tests.faults.script import CELLS, Rule
 from tests.faults.server import Recorder, Terms, context
 from tests.faults.verdict import Verdict, judge
@@ -36,6 +37,7 @@ PATIENCE = 30.0  # seconds for one message or another to be gone; whoever takes 
 HEAP = 160_000  # KiB that the daemon may have held at its largest; 60,000 is usual
 BAD = ("expired", "wrong_host", "self_signed", "stranger")
 _UNJUDGEABLE = ("body", "stray")  # see README.md
+_BY_DATA = ("data", "body")  # nobody comes there with BDAT
 _REPEATED = ("ehlo", "rset", "mail", "rcpt", "data", "body", "dot", "recorded")  # more than once on a connection
 _FINAL = ("mail", "rcpt", "data", "dot")  # where a 5xx is the message's, or the recipient's, end
 
@@ -60,6 +62,7 @@ from_address = "relay@drop.test"
 connect_timeout = "2s"
 command_timeout = "2s"
 data_timeout = "3s"
+window = {window}
 [outbound.test.tls]
 ca_file = "{ca}"
 [log]
@@ -95,12 +98,12 @@ class Cell:
         return self.stage in _FINAL and self.fault.startswith("5")
 
 
-def cells() -> list[Cell]:
+def cells(window: int = 1) -> list[Cell]:
     """All of them: at the first time of a stage, and at a later one where a connection has several."""
     found = []
     for stage, faults in CELLS.items():
         for fault in faults:
-            if (stage, fault) == _UNJUDGEABLE:
+            if (stage, fault) == _UNJUDGEABLE or (window > 1 and stage in _BY_DATA):
                 continue
             if fault == "badcert":
                 found += [Cell(stage, fault, certificate=name) for name in BAD]
@@ -130,6 +133,7 @@ class Campaign:
     cells: Sequence[Cell]
     at_a_time: int = 4
     seed: int = 0
+    window: int = 1
     outcomes: list[Outcome] = field(default_factory=list)
 
     async def run(self) -> str:
@@ -175,7 +179,7 @@ class Campaign:
 
     async def _one(self, cell: Cell, certificates: Certificates) -> Outcome:
         directory = self.directory / re.sub("[^a-z0-9_]", "-", str(cell))
-        run = _Run(directory, cell, certificates, self.seed)
+        run = _Run(directory, cell, certificates, self.seed, self.window)
         outcome = await run.run()
         if not outcome.problems:
             await asyncio.to_thread(shutil.rmtree, directory)
@@ -185,9 +189,10 @@ class Campaign:
 class _Run:
     """One cell at work."""
 
-    def __init__(self, directory: Path, cell: Cell, certificates: Certificates, seed: int) -> None:
+    def __init__(self, directory: Path, cell: Cell, certificates: Certificates, seed: int, window: int) -> None:
         self.directory = directory
         self.cell = cell
+        self.window = window
         self.spool = directory / "spool"
         for folder in ("pickup/tmp", "pickup/new", "queue", "failed"):
             (self.spool / folder).mkdir(parents=True)
@@ -205,6 +210,7 @@ class _Run:
             drip=1.0 if cell.stage == "quit" else 0.05,
             patience=4.0,
             giant=16 * 2**20,
+            window=window,
         )
 
     async def run(self) -> Outcome:
@@ -212,9 +218,11 @@ class _Run:
         rule = Rule(self.cell.stage, self.cell.fault, nth=self.cell.nth)
         problems: list[str] = []
         async with Recorder(self.directory, rules=[rule], terms=self._terms, sync=False) as recorder:
-            text = _CONFIG.format(directory=self.directory, port=recorder.port, ca=self._certificates.ca)
+            text = _CONFIG.format(
+                directory=self.directory, port=recorder.port, ca=self._certificates.ca, window=self.window
+            )
             (self.directory / "mailrelayd.toml").write_text(text)
-            command = [word.replace("{config}", str(self.directory / "mailrelayd.toml")) for word in (*PROGRAM, "run")]
+            command = [word.replace("{config}", str(self.directory / "mailrelayd.toml")) for word in DAEMON]
             daemon = Daemon(command, self.directory)
             for _ in range(MESSAGES):
                 await self._drop()
@@ -232,7 +240,7 @@ class _Run:
                 problems.append("the honest pass behind it did not get through")
             held = largest(daemon.pid)
             stopped = await daemon.stop() and stopped
-        verdict = judge(self.directory, self.spool)
+        verdict = judge(self.directory, self.spool, connections=self.window)
         verdict.stuck = not stopped
         problems += self._against(verdict, held)
         return Outcome(self.cell, verdict, time.monotonic() - began, held, problems)
@@ -276,11 +284,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--cells", default="", help="STAGE:FAULT[=CERTIFICATE][@NTH],...; default: all")
     parser.add_argument("--at-a-time", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--window", type=int, default=1)
     options = parser.parse_args(argv)
-    chosen = [Cell.parse(text) for text in options.cells.split(",") if text] or cells()
+    chosen = [Cell.parse(text) for text in options.cells.split(",") if text] or cells(options.window)
     with ExitStack() as ending:
         directory: Path = options.directory or ending.enter_context(short_directory("witness"))
-        campaign = Campaign(directory, chosen, options.at_a_time, options.seed)
+        campaign = Campaign(directory, chosen, options.at_a_time, options.seed, options.window)
         began = time.monotonic()
         print(asyncio.run(campaign.run()))
         print(f"{directory}: {time.monotonic() - began:.1f} s")

@@ -21,8 +21,9 @@ from tests.faults.producers import PROGRAM, Dropper, compose
 from tests.faults.script import Script
 from tests.faults.server import Recorder, Terms
 from tests.faults.verdict import Verdict, judge
+from tests.servers.process import LOOP
 
-LOOPS = (sys.executable, "-m", "tests.faults.loops", *PROGRAM[3:], "run")
+LOOPS = (sys.executable, "-m", "tests.faults.loops", *PROGRAM[3:], "run", "--loop", LOOP)
 STAGES = ("greeting", "ehlo", "rset", "mail", "rcpt", "data", "body", "dot", "recorded", "quit")
 IN_TLS = ("starttls", "tls", "auth")
 FATES = ("ok", "ok", "ok", "reject", "ok", "tempfail-1", "ok")
@@ -58,6 +59,7 @@ class Stops:
     command: Sequence[str] = LOOPS
     seed: int = 0
     more: str = ""  # TOML
+    window: int = 1
     terms: Terms = field(default_factory=lambda: Terms(patience=1.0, delay=0.004))
     struck: int = 0  # signals that met a transaction
     stuck: int = 0
@@ -65,6 +67,7 @@ class Stops:
 
     def __post_init__(self) -> None:
         """Lay the table."""
+        self.terms.window = self.window
         self.config = self.directory / "mailrelayd.toml"
         self.spool = self.directory / "spool"
         for folder in ("pickup/tmp", "pickup/new", "queue", "failed"):
@@ -77,7 +80,7 @@ class Stops:
         """Before the answer of each stage and behind it, with messages of each size."""
         async with Recorder(self.directory, terms=self.terms, sync=False) as recorder:
             recorder.script = alarm = Alarm()
-            write_config(self.config, self.spool, recorder.port, more=self.more)
+            write_config(self.config, self.spool, recorder.port, window=self.window, more=self.more)
             for stage in stages:
                 for size in sizes:
                     for behind in (False, True):
@@ -108,7 +111,7 @@ class Stops:
     async def at_steps(self, most: int) -> Verdict:
         """At the first step of the daemon from its connecting on, at the second, until it takes none any more."""
         async with Recorder(self.directory, terms=self.terms, sync=False) as recorder:
-            write_config(self.config, self.spool, recorder.port, more=self.more)
+            write_config(self.config, self.spool, recorder.port, window=self.window, more=self.more)
             for step in range(1, most + 1):
                 await self._drop(None)
                 daemon = self._daemon({"MAILRELAYD_TEST_STEP": f"{step}:{self.number.name}"})

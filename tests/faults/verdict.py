@@ -111,7 +111,7 @@ def judge(directory: Path, spool: Path, *, connections: int = 1, window: float =
     """The verdict on a finished campaign: `directory` holds the three journals, `spool` is the daemon's.
 
     Call it when the daemon has stopped, else a file may move under the reader's eyes.
-    `connections` is how many the daemon may have: each may repeat one message per kill.
+    `connections` is how many the daemon may have, by the window of each: so many messages may be repeated per kill.
     """
     dropped = read_dropped(directory / "dropped.jsonl")
     deaths = read_deaths(directory / "deaths.jsonl")

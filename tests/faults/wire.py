@@ -30,15 +30,20 @@ class Mark:
     the answer. None as long as the answer has not left, or while that place is not yet known.
     """
 
-    __slots__ = ("at", "offset")
+    __slots__ = ("at", "heard", "offset")
 
     def __init__(self) -> None:
         self.offset: int | None = None
+        self.heard: int | None = None  # how far the client had been read when it left
         self.at = 0.0
 
     def before(self, offset: int) -> bool:
         """Whether the byte at `offset` certainly came to this machine after the answer had left."""
         return self.offset is not None and self.offset <= offset
+
+    def behind(self, offset: int) -> bool:
+        """Whether the byte at `offset` certainly came before the answer left."""
+        return self.heard is None or offset < self.heard
 
 
 class Wire(asyncio.Protocol):
@@ -142,6 +147,7 @@ class Wire(asyncio.Protocol):
         if self.transport.is_closing():
             return
         mark.at = time.time()
+        mark.heard = self.received
         if self._unread_in_kernel():  # it came before the answer, but where it ends we learn with the next chunk
             self._unplaced.append(mark)
         else:

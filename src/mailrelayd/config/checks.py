@@ -324,10 +324,3 @@ def ping(text: str) -> str:
     if text and not re.fullmatch(r"https?://[^\s/?#@]+(?:[/?][^\s#]*)?", text):
         raise ValueError('must be an address such as "https://hc.example.com/UUID", without user or fragment')
     return text
-
-
-def window(number: int) -> int:
-    """The one window this version has."""
-    if number > 1:
-        raise ValueError("this version sends one body at a time; 1 is the only possible value")
-    return number

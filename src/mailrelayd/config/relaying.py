@@ -31,6 +31,7 @@ from mailrelayd.config.section import (
 
 PORTS = {"none": 25, "starttls": 587, "tls": 465}  # RFC 5321 section 4.5.4.2, RFC 6409, RFC 8314
 AUTO_PORTS = (465, 587, 25)  # tried in this order by security = "auto" where no port is set
+MOST_ON_THEIR_WAY = 2000  # messages; each is an open file, and as many are read ahead (LimitNOFILE of the unit: 8192)
 TLS_VERSIONS = ("1.0", "1.1", "1.2", "1.3")
 
 
@@ -82,6 +83,9 @@ def account_rules(account: OutboundAccount) -> list[Rule]:
     if account.strict_order and account.window > 1:
         text = "is above 1, and strict_order needs one body at a time: set it to 1, or strict_order to false"
         rules.append(Rule("window", text, "strict_order"))
+    if account.connections * account.window > MOST_ON_THEIR_WAY:
+        text = f"times connections is above {MOST_ON_THEIR_WAY} messages on their way at once: lower one of them"
+        rules.append(Rule("window", text, "connections"))
     if account.rewrite_from in ("always", "if-missing") and not account.from_address:
         text = f'is missing: rewrite_from = "{account.rewrite_from}" needs the address to write'
         rules.append(Rule("from_address", text, "rewrite_from"))
@@ -208,7 +212,7 @@ class OutboundAccount(Section):
     command_timeout: Positive = 60.0
     data_timeout: Positive = 600.0
     connections: Annotated[int, Field(ge=1, le=100)] = 1
-    window: Annotated[int, Field(ge=1), AfterValidator(checks.window)] = 1
+    window: Annotated[int, Field(ge=1, le=100)] = 1
     strict_order: bool = False
     test_to: Address = ""
     tls: Tls = Tls()

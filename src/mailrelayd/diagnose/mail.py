@@ -35,7 +35,22 @@ class Occasion:
 class Letter:
     """`values.Body` over a mail in memory."""
 
-    content: bytes
+    content: bytes  # with CRLF line ends
+
+    @property
+    def whole(self) -> bytes:
+        """All of it."""
+        return self.content
+
+    @property
+    def pure(self) -> bool:
+        """It was written here."""
+        return True
+
+    @property
+    def copyable(self) -> None:
+        """No file holds it."""
+        return
 
     @property
     def size(self) -> int:
@@ -117,7 +132,7 @@ def sending(account: OutboundAccount, mail: Letter, sender: str, recipient: str)
             yield smtp.unsayable(where, "send", str(error))
             return
         session.finish()
-        answers = await session.next_answers() or Answers(transaction, cut=session.trouble)
+        answers = next(iter(await session.next_answers()), Answers(transaction, cut=session.trouble))
         for step in smtp.envelope_taken(account, answers):
             yield step
         yield _settled(account, answers)

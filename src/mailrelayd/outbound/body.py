@@ -12,11 +12,11 @@ from mailrelayd.outbound.asking import Asking, revise
 from mailrelayd.outbound.envelope import forbidden
 from mailrelayd.outbound.headers import Header, Unreadable
 from mailrelayd.outbound.queue import Source
-from mailrelayd.outbound.stored import HEADER_LIMIT, Reading
-from mailrelayd.outbound.values import ApprovalCopy, QueuedMessage
-from mailrelayd.outbound.wire import Scanner, WireFacts
+from mailrelayd.outbound.stored import Reading
+from mailrelayd.outbound.values import ApprovalCopy, Copyable, Descriptor, QueuedMessage
+from mailrelayd.outbound.wire import Scanner, WireFacts, line_ends
 
-CHUNK = 1 << 16  # bytes
+CHUNK = 1 << 17  # bytes
 SMALL = 1 << 18  # bytes; up to here a message is read once and sent in one piece
 
 
@@ -29,7 +29,14 @@ class MessageBody:
     offset: int  # where the file's own body begins
     facts: WireFacts
     progress: Callable[[], None]
-    whole: bytes | None = None  # a small message's body, already read
+    whole: bytes | None = None  # all of a small message as it goes on the wire
+
+    @classmethod
+    def small(cls, source: Source, header: bytes, body: bytes, progress: Callable[[], None]) -> MessageBody:
+        """A message that has been read already."""
+        whole = line_ends(header + body)
+        facts = WireFacts(len(whole), not whole.isascii(), b"\0" in whole, pure=True)
+        return cls(source, b"", 0, facts, progress, whole)
 
     @property
     def size(self) -> int:
@@ -46,10 +53,22 @@ class MessageBody:
         """Whether it holds what SMTP cannot carry."""
         return self.facts.has_nul
 
+    @property
+    def pure(self) -> bool:
+        """Whether header and file hold no bare CR or LF and end with CRLF."""
+        return self.facts.pure
+
+    @property
+    def copyable(self) -> Copyable | None:
+        """Where the kernel can take all but the header from; None: not as it is, or not from a file."""
+        if self.whole is not None or not self.pure or not isinstance(self.source, Descriptor):
+            return None
+        return Copyable(self.header, self.source, self.offset, self.source.size - self.offset)
+
     async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """Header and body; line ends as they are in the file."""
+        """Header and body; line ends of a large one as they are in the file."""
         if self.whole is not None:
-            yield self.header + self.whole
+            yield self.whole
             return
         yield self.header
         for chunk in _pieces(self.source, self.offset):
@@ -66,16 +85,6 @@ def _pieces(source: Source, offset: int) -> Iterator[bytes]:
     while offset < source.size and (piece := source.read(offset, min(CHUNK, source.size - offset))):
         offset += len(piece)
         yield piece
-
-
-def read_header(source: Source) -> tuple[Header | Unreadable, bytes]:
-    """The header of a stored message, and the bytes it was found in: all of them, if it is SMALL. Raises OSError."""
-    data = source.read(0, min(source.size, SMALL))
-    header = headers.split_header(data, HEADER_LIMIT, complete=len(data) == source.size)
-    if isinstance(header, Unreadable) and len(data) < source.size:
-        data = source.read(0, HEADER_LIMIT + 1)
-        header = headers.split_header(data, HEADER_LIMIT, complete=True)
-    return header, data
 
 
 def has_block(message: QueuedMessage, reading: Reading, blocks: Collection[str]) -> bool:
@@ -104,10 +113,10 @@ async def prepare(
     `blocks` as in `has_block`; `redirected`: the recipients in whose place somebody else gets this one; `copy`: the one
     that is sent of a request for approval, as `asking` says.
     """
-    header, data = read_header(source)
+    header, data = source.header()
     if isinstance(header, Unreadable):
         return header
-    whose = reading.producer(message.producer)
+    whose = reading.producer(message.producer) if message.producer else None
     if whose is not None and (refused := forbidden(header, whose)):
         return refused
     if copy is not None and asking is None:
@@ -129,11 +138,10 @@ async def prepare(
     if asking and copy and asking.mark_body and header.empty_line and source.size <= marking.MAX_MARKED:
         added = marking.block(asking, copy.token, header.fields)
         kept = headers.kept(header, pickup=pickup)
-        whole = await asyncio.to_thread(_marked, source, header, kept, added)
-        return MessageBody(source, edited, header.body, _facts(edited, iter((whole,))), progress, whole)
+        body = await asyncio.to_thread(_marked, source, header, kept, added)
+        return MessageBody.small(source, edited, body, progress)
     if source.size <= SMALL:
-        whole = data[header.body :]
-        return MessageBody(source, edited, header.body, _facts(edited, iter((whole,))), progress, whole)
+        return MessageBody.small(source, edited, data[header.body :], progress)
     facts = await asyncio.to_thread(_facts, edited, _pieces(source, header.body))
     return MessageBody(source, edited, header.body, facts, progress)
 

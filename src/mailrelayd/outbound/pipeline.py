@@ -1,8 +1,13 @@
 """The client's side of SMTP mail transactions as a machine without a socket: bytes in, bytes and answers out. Pure.
 
-Two ways to talk, one machine. With PIPELINING (RFC 2920) a **group** (RSET, MAIL, every RCPT, DATA) is one write, and
-the group of the next message travels in the same write as the end of the body before it: one round trip a message.
-Without it each command waits for the answer before it.
+Three ways to talk, one machine:
+
+- Without PIPELINING (RFC 2920) each command waits for the answer before it.
+- With it a **group** (RSET, MAIL, every RCPT, DATA) is one write, and the group of the next message travels in the same
+  write as the end of the body before it: one round trip a message.
+- With a **window** above 1, where CHUNKING (RFC 3030) is offered and chunks of no transaction were seen to be
+  swallowed, a small message goes out as a whole, RSET .. BDAT n LAST and its bytes, before anything is answered: as
+  many as the window holds. A large one waits until it is alone, and stops the others until its last byte.
 
 What keeps a message from being called sent by mistake:
 
@@ -10,184 +15,221 @@ What keeps a message from being called sent by mistake:
   message would go out under it.
 - Answers are paired with commands by order alone, so the first sign that the pairing is off ends the connection: a byte
   when no answer is due, 2xx to DATA, 3xx to anything but DATA, two codes in one answer, anything that is not an answer.
-- At most one body is undecided: the next one begins when the one before is answered *and* the owner said `settle`.
+- At most `window` bodies are undecided: another one begins when one before it is answered *and* the owner said
+  `settle`.
 """
 
 from __future__ import annotations
 
-import re
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from mailrelayd.outbound.answers import AnswerReader, Desync, printable, response, shown
-from mailrelayd.outbound.values import Answers, Extensions, Response, Stage, Transaction
+from mailrelayd.outbound.exchange import Exchange, Way, group, nonsense, positive
+from mailrelayd.outbound.values import Answers, Body, Extensions, Response, Stage, Transaction
+from mailrelayd.outbound.wire import stuffed
 
-MAX_ADDRESS = 500
-"""Octets of an address: a command line of 512 is what every server takes (RFC 5321 section 4.5.3.1.4)."""
+AHEAD = 1 << 20
+"""Octets of small messages that wait for their turn; with more of them no other is taken."""
+WRITE = 1 << 18
+"""Octets after which `output` takes a breath."""
 
 _CLOSING = 421  # RFC 5321 section 3.8: the server closes the channel, whatever was asked
-_GO_AHEAD = 354
-_FORBIDDEN_IN_ADDRESS = re.compile(r"[\x00-\x20<>\x7f]")
-
-
-@dataclass(slots=True, eq=False)
-class _Exchange:
-    """One transaction on its way: what is still to be said, what is still to be heard, what was heard."""
-
-    transaction: Transaction
-    commands: deque[tuple[Stage, int, bytes]]  # not written yet: stage, index of the recipient, line
-    recipients: list[Response | None]
-    mail: Response | None = None
-    data: Response | None = None
-    body: Response | None = None
-    due: int = 0  # answers
-    begun: bool = False
-    last_byte_sent: bool = False
-
-    @property
-    def accepted(self) -> bool:
-        """Whether there is anyone to send a body to."""
-        return _positive(self.mail) and any(_positive(answer) for answer in self.recipients)
-
-    @property
-    def wants_body(self) -> bool:
-        return self.data is not None and self.data.code == _GO_AHEAD and not self.last_byte_sent
-
-    @property
-    def complete(self) -> bool:
-        return not self.commands and not self.due and not self.wants_body
-
-    def hear(self, stage: Stage, index: int, answer: Response) -> None:
-        """Keep an answer. What came to the lone dot after "no recipients" is echo and kept nowhere."""
-        match stage:
-            case Stage.MAIL:
-                self.mail = answer
-            case Stage.RCPT:
-                self.recipients[index] = answer
-            case Stage.DATA:
-                self.data = answer
-            case Stage.BODY if self.accepted:
-                self.body = answer
-            case _:
-                pass
-
-    def skip_what_is_pointless(self) -> None:
-        """Between two commands: a refused sender ends it, and DATA never goes out without a recipient."""
-        heard = not any(stage is Stage.RCPT for stage, _, _ in self.commands)
-        if (self.mail is not None and not _positive(self.mail)) or (heard and not self.accepted):
-            self.commands.clear()
-
-    def answers(self, cut: Response | None = None, *, changed: bool = False) -> Answers:
-        return Answers(
-            transaction=self.transaction,
-            mail=self.mail,
-            recipients=tuple(self.recipients),
-            data=self.data,
-            body=self.body,
-            last_byte_sent=self.last_byte_sent and self.accepted,
-            cut=cut,
-            changed=changed,
-        )
-
-    def untouched(self) -> Answers:
-        """As if it had never been begun."""
-        return Answers(self.transaction, recipients=(None,) * len(self.recipients))
+_NO_SUCH_COMMAND = range(500, 505)  # RFC 5321 section 4.2.2: about the command, so never about a message
 
 
 @dataclass(slots=True)
 class Pipeline:
     """The transactions of one connection, after AUTH.
 
-    The owner calls `offer` while there is `room`; writes what `commands` returns; sends the body of `body_wanted`
+    The owner calls `offer` while there is `room`; writes what `output` returns; sends the body of `body_wanted`
     between `begin_body` and `end_body`; gives every byte it reads to `receive` and the end of the connection to `lost`;
-    takes one `Answers` per offer, in the same order, from `take`, and says `settle` when it is on disk.
+    gets one `Answers` per offer, in the same order, from `take`, and says `settle` when they are on disk.
     """
 
     extensions: Extensions
+    window: int = 1  # bodies on their way or not settled; above 1 only where chunks are known to be swallowed
     settled: int = 0  # transactions answered to their end
     answers_read: int = 0
     trouble: Response | None = None
     ended: bool = False
+    distrust: str = ""  # why this server should be sent no chunks any more
     _reader: AnswerReader = field(default_factory=AnswerReader)
-    _open: deque[_Exchange] = field(default_factory=deque)  # in order; the first is the one under way
-    _due: deque[tuple[_Exchange | None, Stage, int]] = field(default_factory=deque)
-    _done: deque[Answers] = field(default_factory=deque)
-    _unsettled: bool = False
+    _open: deque[Exchange] = field(default_factory=deque)  # in order; the first is the one under way
+    _written: int = 0  # how many of them are wholly on the wire
+    _ahead: int = 0  # octets of small messages for a window that have not left
+    _due: deque[tuple[Exchange | None, Stage, int]] = field(default_factory=deque)
+    _done: list[Answers] = field(default_factory=list)
+    _unsettled: int = 0
     _stopping: bool = False
+    _clean: bool = True  # no transaction is open at the server
     _out_of_turn: bool = False  # the server spoke while no answer was due
 
     # What goes out
 
     @property
     def room(self) -> bool:
-        """Whether another transaction may be offered: one under way, one ahead of it."""
-        return not self.ended and not self._stopping and len(self._open) < 2
+        """Whether another transaction may be offered: a window under way, as much ahead of it."""
+        if self.ended or self._stopping or len(self._open) >= 2 * self.window:
+            return False
+        return self._ahead < AHEAD
+
+    @property
+    def unwritten(self) -> int:
+        """Transactions of which something is still to be said."""
+        return len(self._open) - self._written
 
     @property
     def idle(self) -> bool:
         """Whether no transaction is under way and no answer due: the state in which QUIT is polite."""
         return not self.ended and not self._open and not self._due
 
-    def offer(self, transaction: Transaction, *, size: int, eight_bit: bool) -> None:
-        """Take a transaction. `size` in octets as RFC 1870 counts them.
+    @property
+    def news(self) -> bool:
+        """Whether there is something to `take`."""
+        return bool(self._done)
+
+    def offer(self, transaction: Transaction, body: Body) -> None:
+        """Take a transaction.
 
         Raises ValueError where an address could not be said safely or not to this server; nothing is taken then.
         """
-        group = deque(_group(transaction, self.extensions, size, eight_bit))
-        self._open.append(_Exchange(transaction, group, [None] * len(transaction.recipients)))
+        way = Way.DATA
+        if self.extensions.chunking and self.extensions.pipelining:
+            if body.whole is None:
+                way = Way.CHUNKS
+            elif self.window > 1:
+                way = Way.AT_ONCE
+        commands = list(group(transaction, self.extensions, body, way))
+        count = len(transaction.recipients)
+        self._open.append(Exchange(transaction, body, way, commands, [None] * count, count))
+        if way is Way.AT_ONCE:
+            self._ahead += body.size
 
-    def commands(self) -> bytes:
-        """What is to be written now, counted as written; empty while there is nothing or a body is on its way."""
-        if self.ended or self._stopping or not self._open:
+    def output(self, said: list[bytes] | None = None) -> bytes:
+        """What is to be written now, counted as written; empty while there is nothing or a body is streamed.
+
+        It is bounded, so there may be more at once. `said` collects the same without the bodies.
+        """
+        parts: list[bytes] = []
+        said = [] if said is None else said
+        size = 0
+        while size < WRITE and not self.ended and not self._stopping and self._written < len(self._open):
+            exchange = self._open[self._written]
+            if exchange.way is Way.AT_ONCE:
+                if self._written + len(self._done) + self._unsettled >= self.window:
+                    break
+                if exchange.body is not None and not exchange.body.unchanged():
+                    self._pass_over(exchange)
+                    continue
+            piece = self._next_output(exchange, said)
+            if not piece:
+                break
+            parts.append(piece)
+            size += len(piece)
+        return b"".join(parts)
+
+    def _next_output(self, exchange: Exchange, said: list[bytes]) -> bytes:
+        first = self._written == 0
+        if not exchange.commands:
+            return self._body_output(exchange, said) if first else b""
+        if self.extensions.pipelining:
+            said.append(self._say(exchange, len(exchange.commands)))
+            if exchange.way is not Way.AT_ONCE:
+                return said[-1]
+            text = (exchange.body and exchange.body.whole) or b""
+            self._ahead -= len(text)
+            exchange.begun, exchange.body = True, None
+            self._last_byte(exchange)
+            return said[-1] + text
+        if not first or self._due:
             return b""
-        head, *ahead = self._open
-        if head.wants_body:
-            return self._lone_dot(head) if not head.accepted else b""
-        if not self.extensions.pipelining:
-            return self._say(head, 1) if not self._due else b""
-        if head.commands:
-            return self._say(head, len(head.commands))
-        # Behind the last byte of a body the next group may follow without its answer (RFC 2920 section 3.1).
-        return b"".join(self._say(x, len(x.commands)) for x in ahead if head.last_byte_sent)
+        if exchange.commands[0][0] is Stage.RSET and self._clean:
+            # Behind the login, and behind a message that was taken, no transaction is open (RFC 5321 section 4.1.4).
+            # As all answers are in here, that is known, and RSET would cost a round trip.
+            del exchange.commands[0]
+        self._clean = False
+        said.append(self._say(exchange, 1))
+        return said[-1]
+
+    def _body_output(self, head: Exchange, said: list[bytes]) -> bytes:
+        """A lone dot, or a small body and its dot."""
+        if head.way is not Way.DATA or not head.wants_body:
+            return b""
+        text = b""
+        if head.accepted:  # RFC 2920 section 3.1: else 354 is answered with an empty body
+            if head.body is None or head.body.whole is None or not self._may_begin(head):
+                return b""
+            if not head.body.unchanged():
+                self.abandon("the message was changed while it was being sent", changed=True)
+                return b""
+            text = stuffed(head.body.whole)
+            head.begun, head.body = True, None
+        self._last_byte(head)
+        said.append(b".\r\n")
+        return text or b".\r\n"
+
+    def _pass_over(self, exchange: Exchange) -> None:
+        """Its file has changed, and nothing of it was said yet."""
+        exchange.commands.clear()
+        exchange.changed = True
+        self._ahead -= exchange.body.size if exchange.body is not None else 0
+        self._written += 1
+        self._hand_out_the_changed()
 
     @property
     def body_wanted(self) -> Transaction | None:
-        """The transaction whose body may begin: it has its 354, and the one before it is settled."""
-        if self.ended or self._stopping or self._unsettled or self._done or not self._open:
+        """The transaction whose body may be streamed now: it is the first, accepted, and all before it is settled."""
+        if self.ended or self._stopping or not self._open:
             return None
         head = self._open[0]
-        return head.transaction if head.wants_body and head.accepted and not head.begun else None
+        streamed = head.body is not None and head.body.whole is None
+        return head.transaction if streamed and head.wants_body and head.accepted and self._may_begin(head) else None
 
-    def begin_body(self) -> None:
-        """From now on this transaction is under way even if the owner wants to stop."""
-        self._open[0].begun = True
+    def _may_begin(self, head: Exchange) -> bool:
+        return not head.begun and not self._unsettled and not self._done
+
+    def begin_body(self) -> tuple[Body, bytes]:
+        """From now on this transaction is under way even if the owner wants to stop.
+
+        Its body, and the command in front of it: with one, exactly `body.size` octets without dots belong behind it.
+        """
+        head = self._open[0]
+        assert head.body is not None
+        head.begun = head.streaming = True
+        if head.way is Way.DATA:
+            return head.body, b""
+        self._due.append((head, Stage.DATA, 0))
+        head.due += 1
+        return head.body, b"BDAT %d\r\n" % head.body.size
 
     def end_body(self) -> bytes:
-        """The last byte goes out now: what belongs into the same write, after it (the next group, or nothing)."""
-        self._last_byte(self._open[0])
-        return self.commands()
+        """The last byte goes out now: what belongs behind it in the same write (a commit, the next group)."""
+        head = self._open[0]
+        head.streaming = False
+        if head.complete:  # refused meanwhile: there is nothing to commit
+            self._complete()
+            return self.output()
+        self._last_byte(head)
+        return (b"BDAT 0 LAST\r\n" if head.way is Way.CHUNKS else b"") + self.output()
 
     def quit(self) -> bytes:
         """The polite end (RFC 5321 section 4.1.1.10); only while `idle`."""
         self._due.append((None, Stage.QUIT, 0))
         return b"QUIT\r\n"
 
-    def _say(self, exchange: _Exchange, count: int) -> bytes:
-        lines = [exchange.commands.popleft() for _ in range(min(count, len(exchange.commands)))]
-        self._due.extend((exchange, stage, index) for stage, index, _ in lines)
-        exchange.due += len(lines)
-        return b"".join(line for _, _, line in lines)
+    def _say(self, exchange: Exchange, count: int) -> bytes:
+        lines = exchange.commands[:count]
+        del exchange.commands[:count]
+        self._due.extend([(exchange, stage, index) for stage, index, _ in lines if stage is not Stage.BODY])
+        exchange.due += len(lines) - (lines[-1][0] is Stage.BODY)  # that one is counted with the last byte
+        return b"".join([line for _, _, line in lines])
 
-    def _lone_dot(self, head: _Exchange) -> bytes:
-        """RFC 2920 section 3.1: 354 although every recipient was refused is answered with an empty body."""
-        self._last_byte(head)
-        return b".\r\n" + self.commands()
-
-    def _last_byte(self, head: _Exchange) -> None:
-        head.last_byte_sent = True
-        head.due += 1
-        self._due.append((head, Stage.BODY, 0))
+    def _last_byte(self, exchange: Exchange) -> None:
+        exchange.last_byte_sent = True
+        exchange.due += 1
+        self._due.append((exchange, Stage.BODY, 0))
+        self._written += 1
 
     # What comes in
 
@@ -204,17 +246,14 @@ class Pipeline:
         self._reader.feed(data)
         self._read()
         if self._out_of_turn:
-            self._take_back(done)
+            self._doubt(done)
 
-    def _take_back(self, done: int) -> None:
-        """Two codes came in one piece where one was due: which of them is the answer to the last byte?
-
-        It cannot be known, so the message was not "sent". Only where nothing else was due: behind the answers to
-        the next group, trouble is about that.
-        """
-        if len(self._done) > done and (last := self._done[-1]).body is not None:
-            self._done[-1] = replace(last, body=None, cut=self.trouble)
-            self.settled -= 1
+    def _doubt(self, first: int) -> None:
+        """Which answer was the one too many? It cannot be known, so what they say was taken was not "sent"."""
+        for position in range(first, len(self._done)):
+            if self._done[position].body is not None:
+                self._done[position] = replace(self._done[position], body=None, cut=self.trouble)
+                self.settled -= 1
 
     def _read(self) -> None:
         while not self.ended:
@@ -225,7 +264,7 @@ class Pipeline:
             try:
                 answer = self._reader.next()
             except Desync as error:
-                self.lost(str(error))
+                self._out_of_step(Response(self._stage(), 0, "", printable(str(error))))
                 return
             if answer is None:
                 return
@@ -233,18 +272,24 @@ class Pipeline:
 
     def _hear(self, code: int, lines: list[str]) -> None:
         exchange, stage, index = self._due.popleft()
-        answer = response(stage, code, lines)
         self.answers_read += 1
         if exchange is None:  # QUIT: whatever it says, that was the last
             self.ended = True
             return
-        if code != _CLOSING and (nonsense := _nonsense(stage, code, exchange)):
-            self._end(Response(stage, 0, "", nonsense))
-            return
         exchange.due -= 1
+        if stage is Stage.RSET and code == 250:
+            return
+        answer = response(stage, code, lines)
+        if code in _NO_SUCH_COMMAND and exchange.is_chunk(stage) and exchange.accepted:
+            self.distrust = f"it offers CHUNKING and answers BDAT with {answer}"
+            self._end(Response(Stage.LOCAL, 0, "", f"the server says {answer} to BDAT, and offers CHUNKING"))
+            return
+        if code != _CLOSING and (why := nonsense(stage, answer, exchange)):
+            self._out_of_step(Response(stage, 0, "", why))
+            return
         exchange.hear(stage, index, answer)
         # Without the RSET nothing is known about what the next MAIL would be added to.
-        if code == _CLOSING or (stage is Stage.RSET and not _positive(answer)):
+        if code == _CLOSING or (stage is Stage.RSET and not positive(answer)):
             self._end(answer)
             return
         if not self.extensions.pipelining:
@@ -253,9 +298,19 @@ class Pipeline:
             self._complete()
 
     def _complete(self) -> None:
-        self._done.append(self._open.popleft().answers())
+        head = self._open.popleft()
+        self._written = max(self._written - 1, 0)  # a refused one may not have come to its body
+        self._clean = positive(head.taken)
+        self._done.append(head.answers())
         self.settled += 1
+        self._hand_out_the_changed()
         self._stop_if_nothing_is_begun()
+
+    def _hand_out_the_changed(self) -> None:
+        """What was passed over, as far as its turn has come."""
+        while self._open and self._open[0].changed:
+            self._done.append(self._open.popleft().answers())
+            self._written -= 1
 
     def _hear_out_of_turn(self) -> None:
         """No answer is due, yet the server speaks: it closes (421), or question and answer are out of step."""
@@ -265,13 +320,24 @@ class Pipeline:
             self._end(response(self._stage(), _CLOSING, [first.decode("utf-8", "backslashreplace")]))
         else:
             self._out_of_turn = True
-            self.lost(f"the server spoke out of turn: {shown(rest)}")
+            self._out_of_step(Response(self._stage(), 0, "", printable(f"the server spoke out of turn: {shown(rest)}")))
 
     # How it ends
 
+    def _out_of_step(self, why: Response) -> None:
+        """Question and answer do not belong together (any more)."""
+        if self.due is Stage.QUIT:  # nothing is at stake any more
+            self._forget()
+            return
+        self.trouble = why
+        if self.window > 1:  # without a 354 in between, the two may have parted anywhere before
+            self.distrust = self.distrust or why.text
+            self._doubt(0)
+        self._end(why)
+
     def lost(self, why: str) -> None:
         """The connection is gone or given up; `why` for people. What is open becomes `cut`, or untried."""
-        if self.due is Stage.QUIT:  # nothing is at stake any more
+        if self.due is Stage.QUIT:
             self._forget()
         elif not self.ended:
             self._end(Response(self._stage(), 0, "", printable(why)))
@@ -313,6 +379,7 @@ class Pipeline:
         self.ended = True
         self._open.clear()
         self._due.clear()
+        self._written = 0
 
     def _stage(self) -> Stage:
         """Where in the conversation we are."""
@@ -322,67 +389,14 @@ class Pipeline:
 
     # What the owner takes
 
-    def take(self) -> Answers | None:
-        """The next transaction's answers, or None so far. Each one has to be settled before another body begins."""
-        if not self._done:
-            return None
-        self._unsettled = True
-        return self._done.popleft()
+    def take(self) -> tuple[Answers, ...]:
+        """What has been answered to its end, in order. All of it has to be settled before it leaves the window."""
+        taken = tuple(self._done)
+        self._done.clear()
+        self._unsettled += len(taken)
+        return taken
 
-    def settle(self) -> None:
-        """What was taken last is on disk."""
-        self._unsettled = False
-
-
-def _positive(answer: Response | None) -> bool:
-    return answer is not None and 200 <= answer.code < 300
-
-
-def _nonsense(stage: Stage, code: int, exchange: _Exchange) -> str:
-    """Why `code` cannot be the answer to what was asked at `stage`; empty where it can."""
-    if stage is Stage.DATA and 200 <= code < 300:
-        return f"the server answered DATA with {code}: out of step"
-    if 300 <= code < 400 and not (stage is Stage.DATA and code == _GO_AHEAD):
-        return f"the server answered {stage.value} with {code}: out of step"
-    if stage is Stage.DATA and code == _GO_AHEAD and not _positive(exchange.mail):
-        return "the server wants the body of a message whose sender it refused"
-    return ""
-
-
-def _group(
-    transaction: Transaction, extensions: Extensions, size: int, eight_bit: bool
-) -> Iterator[tuple[Stage, int, bytes]]:
-    """The commands of one transaction: stage, index of the recipient, line with CRLF."""
-    utf8 = transaction.smtputf8
-    if utf8 and not extensions.smtputf8:
-        raise ValueError("an address is not ASCII and the server does not offer SMTPUTF8")
-    if not transaction.recipients:
-        raise ValueError("a transaction needs a recipient")
-    sender = _path(transaction.sender) if transaction.sender else b"<>"
-    recipients = [_path(recipient) for recipient in transaction.recipients]
-    yield Stage.RSET, 0, b"RSET\r\n"
-    yield Stage.MAIL, 0, b"MAIL FROM:" + sender + _mail_parameters(extensions, size, eight_bit, utf8) + b"\r\n"
-    for index, recipient in enumerate(recipients):
-        yield Stage.RCPT, index, b"RCPT TO:" + recipient + b"\r\n"
-    yield Stage.DATA, 0, b"DATA\r\n"
-
-
-def _mail_parameters(extensions: Extensions, size: int, eight_bit: bool, utf8: bool) -> bytes:
-    parameters = b""
-    if extensions.size is not None:
-        parameters += b" SIZE=%d" % size  # RFC 1870 section 6
-    if eight_bit and extensions.eight_bit_mime:
-        parameters += b" BODY=8BITMIME"  # RFC 6152 section 2
-    if utf8:
-        parameters += b" SMTPUTF8"  # RFC 6531 section 3.4
-    return parameters
-
-
-def _path(address: str) -> bytes:
-    """`<address>`; raises ValueError for what could end the path or the command, or hide in a log line."""
-    if not address or _FORBIDDEN_IN_ADDRESS.search(address) or not address.isprintable():
-        raise ValueError(f"address cannot be said in a command: {ascii(address)[:100]}")
-    encoded = address.encode("utf-8")
-    if len(encoded) > MAX_ADDRESS:
-        raise ValueError(f"address is longer than {MAX_ADDRESS} octets: {ascii(address)[:100]}")
-    return b"<" + encoded + b">"
+    def settle(self) -> bool:
+        """What was taken is on disk; whether anything was."""
+        anything, self._unsettled = self._unsettled > 0, 0
+        return anything

@@ -14,7 +14,7 @@ from typing import Protocol
 from mailrelayd.clock import Clock
 from mailrelayd.operate import events
 from mailrelayd.outbound import delivery, dsn
-from mailrelayd.outbound.body import has_block, read_header
+from mailrelayd.outbound.body import has_block
 from mailrelayd.outbound.headers import Header
 from mailrelayd.outbound.queue import Entry, Place, Queue, Source, Verb
 from mailrelayd.outbound.stored import Reading
@@ -113,7 +113,7 @@ class Postmaster:
             if source is None:
                 return None
             with closing(source):
-                header, _ = read_header(source)
+                header, _ = source.header()
         except OSError:
             return None  # the sender is told all the same
         return header if isinstance(header, Header) else None

@@ -8,9 +8,9 @@ the two: nothing is handed over that it has not let through just then.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from mailrelayd.clock import Clock
 from mailrelayd.config.units import Rate, write_rate
@@ -26,12 +26,13 @@ from mailrelayd.outbound.postmaster import Postmaster
 from mailrelayd.outbound.queue import Copies, Queue, Source
 from mailrelayd.outbound.route import Route
 from mailrelayd.outbound.session import Session
-from mailrelayd.outbound.settling import Settler
+from mailrelayd.outbound.settling import Settled, Settler, Tried
 from mailrelayd.outbound.stored import Reading
-from mailrelayd.outbound.values import Attempt, QueuedMessage, Response, Stage, Transaction
+from mailrelayd.outbound.streaming import let_the_loop_read
+from mailrelayd.outbound.values import Answers, Attempt, QueuedMessage, Response, Stage, Transaction
 
 IDLE = 5.0  # seconds that an open connection waits for another message
-MORE = 10  # messages that must be due for each further connection
+MORE = 5  # messages that must be due for each further connection
 PATIENCE = 30.0  # seconds between two signs of life while nothing is due
 
 
@@ -138,20 +139,30 @@ class Relay:
         blamed: Response | None = None
         cut, first = False, True
         try:
-            async for answers in session.attempts():
+            async for batch in session.attempts():
                 beat(self._terms.slowest)
-                attempt = delivery.judge(answers, self._terms.own_address)
-                if first and session.trouble is not None and session.settled == 0:
-                    attempt = self._doubt_first(attempt, session.trouble)
-                first = False
-                work = link.claimed.pop(attempt.transaction.queue_id)
-                if work.message.copies:
-                    attempt = copies.without_tokens(attempt)
-                self._let_go(work, handed_over=not answers.untried)
-                held = await self._settle(work, attempt, link)
-                blamed, cut = blamed or held, cut or attempt.cut is not None
+                tried: list[tuple[_Claimed, Attempt]] = []
+                for answers in batch:
+                    attempt = delivery.judge(answers, self._terms.own_address)
+                    if first and session.trouble is not None and session.settled == 0:
+                        attempt = self._doubt_first(attempt, session.trouble)
+                    first = False
+                    work = link.claimed.pop(attempt.transaction.queue_id)
+                    if work.message.copies:
+                        attempt = copies.without_tokens(attempt)
+                    self._let_go(work, handed_over=answers.last_byte_sent or not answers.untried)
+                    cut = cut or attempt.cut is not None
+                    tried.append((work, attempt))
+                settled = await self._settle(tried, link)
+                blamed = blamed or settled.held
                 if blamed is not None or stop.is_set():
                     session.finish(stopping=True)
+                session.on_disk()
+                try:
+                    await let_the_loop_read()  # the next body leaves first: the log can wait that long
+                finally:
+                    settled.log()
+                self._look_at_the_window(session, batch)
             await session.close()
         finally:
             async with link.aside:  # half-settled, a message would be neither waiting nor gone until the next start
@@ -172,6 +183,22 @@ class Relay:
         # What we did ourselves (a file that changed or could not be read) says nothing about the route.
         lost = session.trouble
         return lost if lost and session.settled == 0 and not cut and lost.stage is not Stage.LOCAL else None
+
+    def _look_at_the_window(self, session: Session, batch: Sequence[Answers]) -> None:
+        """Whether this server should be sent less ahead; and say which messages may arrive twice."""
+        if session.distrust:
+            self._route.distrust(session.distrust)
+        if session.trouble is None or session.trouble.code:  # it closed, and said so: it took none of the others
+            return
+        unanswered = [answers for answers in batch if answers.untried and answers.last_byte_sent]
+        for answers in unanswered:
+            events.queue_trouble(
+                doing="send",
+                reason="the connection was lost behind its last byte: it is sent again, and may arrive twice",
+                queue_id=answers.transaction.queue_id,
+            )
+        if unanswered and not session.distrust:
+            self._route.narrow(f"a connection was lost with {len(unanswered) + 1} messages on their way")
 
     def _doubt_first(self, attempt: Attempt, trouble: Response) -> Attempt:
         """The attempt, blamed on its message where a server hung up on its MAIL without a word, time after time.
@@ -283,21 +310,19 @@ class Relay:
             raise
         work = _Claimed(message, source, taken_at)
         sender = rewrite(message.envelope.sender, terms.reading.from_address, terms.reading.rewrite_from)
-        transaction = Transaction(message.queue_id, sender, recipients, redirected=redirected)
         torn = isinstance(body, Unreadable) and not source.unchanged()
         if not as_asked or torn or self._is_being_written(work):
-            async with link.aside:
-                await self._settle(work, Attempt(transaction, changed=True), link)
+            transaction = Transaction(message.queue_id, sender, recipients, redirected=redirected)
+            await self._settle_aside(work, Attempt(transaction, changed=True), link)
             return True
         if isinstance(body, Unreadable):
             source.close()
             async with link.aside:
                 await self._settler.give_up(message, "unreadable", body.reason)
             return True
-        transaction = replace(transaction, size=body.size, eight_bit=body.eight_bit)
+        transaction = Transaction(message.queue_id, sender, recipients, body.size, body.eight_bit, redirected)
         if refusals := delivery.unsupported(transaction, link.session.extensions, has_nul=body.has_nul):
-            async with link.aside:
-                await self._settle(work, delivery.refused_here(transaction, refusals), link)
+            await self._settle_aside(work, delivery.refused_here(transaction, refusals), link)
             return True
         if self._held_back():  # another connection was faster
             source.close()
@@ -337,17 +362,24 @@ class Relay:
 
     # -- settling ----------------------------------------------------------------------------------------------
 
-    async def _settle(self, work: _Claimed, attempt: Attempt, link: _Link) -> Response | None:
-        """Put on disk what one attempt meant; the answer that makes the route be held, if it does."""
-        work.source.close()
+    async def _settle(self, tried: Sequence[tuple[_Claimed, Attempt]], link: _Link) -> Settled:
+        """Put on disk what attempts meant."""
+        for work, _ in tried:
+            work.source.close()
         settled = await self._settler.settle(
-            work.message, attempt, relay=link.session.relay, delays=self._delays(work, link)
+            [Tried(work.message, attempt, self._delays(work, link)) for work, attempt in tried],
+            relay=link.session.relay,
         )
         if settled.proven:
             self._route.proven()
         if settled.deferred and self._terms.strict_order:
             link.session.finish(stopping=True)  # nothing may overtake a deferred message
-        return settled.held
+        return settled
+
+    async def _settle_aside(self, work: _Claimed, attempt: Attempt, link: _Link) -> None:
+        """Settle what never left."""
+        async with link.aside:
+            (await self._settle([(work, attempt)], link)).log()
 
     def _delays(self, work: _Claimed, link: _Link) -> str:
         """Postfix's delays=a/b/c/d: waiting, in our hands, connecting, sending; in seconds."""

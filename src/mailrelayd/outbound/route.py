@@ -24,6 +24,10 @@ from mailrelayd.outbound.values import Response, Stage
 WITHIN_TRANSACTIONS = frozenset({Stage.RSET, Stage.MAIL, Stage.RCPT, Stage.DATA, Stage.BODY, Stage.IDLE})
 
 
+NARROW = 300.0
+"""Seconds that bodies go out one at a time after a connection was lost with several of them on their way."""
+
+
 class Route:
     """Shared by all connections to one account."""
 
@@ -44,7 +48,7 @@ class Route:
         self._probe = probe
         self._opening_takes = opening
         self._clock = clock
-        self._opening = False
+        self._opening = 0  # connections on their way
         self._open = 0  # connections given out
         self._enough_until = 0.0  # clock.monotonic(): a further connection was refused
         self._news = asyncio.Event()
@@ -52,6 +56,9 @@ class Route:
         self._since = 0.0  # clock.monotonic() of the first trouble
         self._next = 0.0  # clock.monotonic() of the next probe
         self._attempts = 0
+        self._distrust = ""  # why no chunks are sent any more
+        self._narrow_until = 0.0  # clock.monotonic()
+        self._said_narrow = ""
 
     def inherit(self, before: Route) -> None:
         """Go on where the route of the configuration before stood: an outage lasts, but is probed at once."""
@@ -95,17 +102,19 @@ class Route:
     async def open(self, stop: asyncio.Event, beat: Callable[[float], None]) -> Session | None:
         """A connection, logged in. None: `stop` came first, or others see to the work for now; look again.
 
-        Only one is opened at a time, and while the route is held there is only one.
+        While the route is held there is only one. Else as many are opened at a time as are open: a server that has
+        let some in is asked for as many more, and 20 are there after five steps.
         """
         beat(self._probe + self._opening_takes)
-        if self._opening or (self._open and (self._held is not None or self._clock.monotonic() < self._enough_until)):
+        enough = self._held is not None or self._clock.monotonic() < self._enough_until
+        if self._opening >= max(self._open, 1) or (self._open and enough):
             await self._or_stop(stop, self._news.wait(), self._probe)
             return None
-        self._opening = True
+        self._opening += 1
         try:
             return await (self._open_another(stop) if self._open else self._open_first(stop, beat))
         finally:
-            self._opening = False
+            self._opening -= 1
             self._tell()
 
     async def _open_first(self, stop: asyncio.Event, beat: Callable[[float], None]) -> Session | None:
@@ -185,6 +194,28 @@ class Route:
         self._next = self._enough_until = 0.0
         self.relay = session.relay
         self.last_contact = self._clock.now()
+        if self._distrust:
+            session.narrow(chunks=False)
+        elif self._clock.monotonic() < self._narrow_until:
+            session.narrow(chunks=True)
+        elif session.narrowed:
+            self._say_narrow(session.narrowed)
+
+    def distrust(self, why: str) -> None:
+        """From now on no chunks are sent to this server, so bodies go out one at a time."""
+        self._distrust = why
+        self._say_narrow(why)
+
+    def narrow(self, why: str) -> None:
+        """For a while bodies go out one at a time: if one of them is what the connection breaks on, it is found."""
+        self._narrow_until = self._clock.monotonic() + NARROW
+        events.route_narrow(account=self.account, relay=self.relay, reason=why, seconds=NARROW)
+
+    def _say_narrow(self, why: str) -> None:
+        """Once, not on every connection."""
+        if why != self._said_narrow:
+            self._said_narrow = why
+            events.route_narrow(account=self.account, relay=self.relay, reason=why)
 
     def closed(self) -> None:
         """A connection that `open` gave out has ended."""

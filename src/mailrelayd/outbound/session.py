@@ -1,17 +1,17 @@
 """Mail transactions on an open connection: `pipeline.Pipeline` on an asyncio transport, with deadlines.
 
-There is no task inside. Who iterates over `attempts()` drives everything: writes commands, streams bodies, watches the
-deadlines. Only reading goes on by itself, so no answer is missed while its predecessor is being written to disk.
+There is no task inside. What can be said is said as soon as the loop has looked for answers; whoever iterates over
+`attempts()` streams large bodies and takes what was answered. One timer watches over the answers.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
 
-from mailrelayd.outbound.pipeline import Pipeline
+from mailrelayd.outbound.pipeline import WRITE, Pipeline
+from mailrelayd.outbound.streaming import Outlet, let_the_loop_read
 from mailrelayd.outbound.values import Answers, Body, Extensions, Response, Stage, Transaction
 from mailrelayd.outbound.wire import Encoder
 
@@ -32,10 +32,6 @@ class Deadlines:
         return self.data if stage is Stage.BODY else self.command
 
 
-def _nobody(_direction: str, _said: bytes) -> None:
-    """Nobody listens."""
-
-
 class Session:
     """One connection after AUTH. One owner: one task calls `send`, one iterates over `attempts`.
 
@@ -51,24 +47,29 @@ class Session:
         *,
         relay: str = "",
         tls: str = "",
+        window: int = 1,
     ) -> None:
-        self.extensions = extensions
+        """`window` above 1 only where chunks are known to be swallowed: `chunks.swallowed`."""
         self.relay = relay  # host[ip]:port, for log lines
         self.setup = 0.0  # seconds from DNS to AUTH; told by whoever opened it
         self.tls = tls  # protocol version and cipher; "" without TLS
+        self.narrowed = ""  # why the window is 1 although a larger one was asked for
         self.alive: Callable[[], None] = lambda: None  # called with every answer
-        self.trace: Callable[[str, bytes], None] = _nobody  # told what is said (">") and heard ("<"); never a body
+        self.trace: Callable[[str, bytes], None] | None = None  # told what is said (">") and heard ("<"); never a body
         self._transport = transport
         self._deadlines = deadlines
         self._loop = asyncio.get_running_loop()
-        self._pipeline = Pipeline(extensions)
-        self._bodies: deque[Body] = deque()  # of the transactions not yet handed out as Answers
+        self._pipeline = Pipeline(extensions, window)
         self._finishing = False
         self._dropped = False
+        self._streaming = False
+        self._saying = False  # `_say` will be called
+        self._timer: asyncio.TimerHandle | None = None
         self._waiting_since = self._loop.time()  # the due answer's clock
         self._changed = asyncio.Event()  # something happened that the driver should look at
         self._room = asyncio.Event()  # something happened that send() should look at
         self._wire = _Wire(self)
+        self._outlet = Outlet(transport, self._pipeline, self._wire.writable, deadlines.stall, lambda: self.alive())
         transport.set_protocol(self._wire)
         if transport.is_closing():
             self._pipeline.lost("the server closed the connection")
@@ -76,12 +77,35 @@ class Session:
     # For the owner
 
     @property
+    def extensions(self) -> Extensions:
+        """What the server offers, and is believed to have."""
+        return self._pipeline.extensions
+
+    @property
+    def window(self) -> int:
+        """How many bodies may be on their way or not settled."""
+        return self._pipeline.window
+
+    @property
     def settled(self) -> int:
+        """Transactions that were answered to their end."""
         return self._pipeline.settled
 
     @property
     def trouble(self) -> Response | None:
+        """Why the connection ended."""
         return self._pipeline.trouble
+
+    @property
+    def distrust(self) -> str:
+        """Why this server should be sent no chunks any more; "" while there is no reason."""
+        return self._pipeline.distrust
+
+    def narrow(self, *, chunks: bool) -> None:
+        """One body at a time, and without `chunks` by DATA only; before anything was sent."""
+        self._pipeline.window = 1
+        if not chunks:
+            self._pipeline.extensions = replace(self._pipeline.extensions, chunking=False)
 
     async def send(self, transaction: Transaction, body: Body) -> bool:
         """Hand in a transaction; waits for room. False: it was not taken, the connection is gone or finishing.
@@ -93,15 +117,15 @@ class Session:
             await self._room.wait()
         if self._over:
             return False
-        self._pipeline.offer(transaction, size=body.size, eight_bit=body.eight_bit)
-        self._bodies.append(body)
-        self._changed.set()
+        self._pipeline.offer(transaction, body)
+        if self._pipeline.unwritten == 1:  # else it follows what is before it
+            self._say_soon()
         return True
 
     def finish(self, *, stopping: bool = False) -> None:
         """Nothing more comes: `attempts()` ends when everything taken is answered.
 
-        With `stopping` no further body begins: the one under way is finished, what is ahead of it is given back
+        With `stopping` no further body begins: those under way are finished, what is ahead of them is given back
         untried.
         """
         self._finishing = True
@@ -109,13 +133,18 @@ class Session:
             self._pipeline.stop()
         self._notify()
 
-    def attempts(self) -> AsyncIterator[Answers]:
+    def attempts(self) -> AsyncIterator[tuple[Answers, ...]]:
         """One `Answers` for each `send` that returned True, in the same order, also after the connection is lost.
 
-        Asking for the next one says that the one before is settled on disk. Ends after `finish`, or when the
-        connection has gone, also while nothing is in flight.
+        Those that are there together come together. Asking for the next ones says that they are settled on disk, if
+        `on_disk` did not. Ends after `finish`, or when the connection has gone, also while nothing is in flight.
         """
         return _Attempts(self)
+
+    def on_disk(self) -> None:
+        """What `attempts()` gave out last is settled: others may take its place in the window."""
+        if self._pipeline.settle():
+            self._say_soon()
 
     def abort(self) -> None:
         """Drop the connection at once. What is in flight comes out of `attempts()` as cut or untried."""
@@ -142,112 +171,108 @@ class Session:
 
     # The driver
 
-    async def next_answers(self) -> Answers | None:
-        """Drive the connection until a transaction is answered; None at the end."""
-        self._pipeline.settle()
+    async def next_answers(self) -> tuple[Answers, ...]:
+        """Drive the connection until something is answered; () at the end."""
+        self.on_disk()
         try:
-            while (answers := self._pipeline.take()) is None:
+            while not (answers := self._pipeline.take()):
                 if self._pipeline.ended or (self._finishing and self._pipeline.idle):
                     break
-                await self._step()
+                self._changed.clear()
+                if self._pipeline.body_wanted is not None:
+                    await self._send_body()
+                else:
+                    await self._changed.wait()
         except BaseException:
             self.abort()  # half a command or half a body may be out: never reused
             raise
         if self._pipeline.ended:
             self._drop()
-        self._notify()
-        if answers is not None:
-            self._bodies.popleft()
+        self._room.set()
         return answers
 
-    async def _step(self) -> None:
-        """Do what can be done now, or wait until something happens."""
-        self._changed.clear()
-        if self._pipeline.body_wanted is not None:
-            await self._send_body(self._bodies[0])
-            return
-        # A write to a connection that has failed makes the transport drop what it has not read yet: first read.
-        await _let_the_loop_read()
-        if self._pipeline.due is None:
-            self._waiting_since = self._loop.time()
-        if commands := self._pipeline.commands():
-            self._write(commands)
-            self.trace(">", commands)
-        elif self._pipeline.body_wanted is None:
-            await self._wait_for_answer()
+    # What is said
 
-    async def _wait_for_answer(self) -> None:
-        """Until something happens; with an answer due, at most until its deadline."""
-        stage = self._pipeline.due
-        deadline = None if stage is None else self._waiting_since + self._deadlines.of(stage)
-        try:
-            async with asyncio.timeout_at(deadline):
-                await self._changed.wait()
-        except TimeoutError:
-            stage = self._pipeline.due
-            if stage is not None and self._loop.time() >= self._waiting_since + self._deadlines.of(stage):
-                asked = "the message" if stage is Stage.BODY else stage.upper()
-                self._pipeline.lost(f"no answer to {asked} within {self._deadlines.of(stage):g} s")
+    def _say_soon(self) -> None:
+        """In two passes of the loop: one polls the sockets, in the other what arrived is handed to us.
 
-    async def _send_body(self, body: Body) -> None:
-        """Stream a body; its last chunk, the dot and the next group leave in one write.
-
-        In two writes, Nagle's algorithm and a delayed ACK would cost some 40 ms a message.
+        A write to a connection that has failed makes the transport drop what it has not read yet: first read. And what
+        others hand in meanwhile leaves in the same write.
         """
-        self._pipeline.begin_body()
-        encoder = Encoder()
-        held = b""
-        chunks = body.chunks()
+        if not self._saying and not self._pipeline.ended:
+            self._saying = True
+            self._loop.call_soon(self._loop.call_soon, self._say)
+
+    def _say(self) -> None:
+        self._saying = False
+        pipeline = self._pipeline
+        if self._streaming or not self._wire.writable.is_set():
+            return  # `_send_body` or `writable_again` goes on
+        self._outlet.notice_a_dead_transport()
+        if pipeline.due is None:
+            self._waiting_since = self._loop.time()
+        said: list[bytes] | None = None if self.trace is None else []
+        if output := pipeline.output(said):
+            self._transport.write(output)
+            if len(output) >= WRITE:
+                self._say_soon()  # there may be more than goes into one write
+            self._watch()
+        if self.trace is not None and said:
+            self.trace(">", b"".join(said))
+        self._look()
+
+    def _look(self) -> None:
+        """Wake whoever has something to do."""
+        pipeline = self._pipeline
+        if pipeline.ended:
+            self._notify()
+            return
+        if pipeline.news or pipeline.body_wanted is not None or (self._finishing and pipeline.idle):
+            self._changed.set()
+        if pipeline.room:
+            self._room.set()
+
+    async def _send_body(self) -> None:
+        """Stream a body. By DATA its last chunk, the dot and the next group leave in one write."""
+        body, command = self._pipeline.begin_body()
+        self._streaming = True
         try:
-            async for chunk in chunks:
-                if held:
-                    await self._write_chunk(held)
-                if self._pipeline.ended:
-                    return
-                held = encoder.feed(chunk)
+            if command:
+                if self.trace is not None:
+                    self.trace(">", command)
+                last = b""
+                complete = await self._outlet.send_chunk(body, command)
+            else:
+                encoder = Encoder(pure=body.pure)
+                held = await self._outlet.send_lines(body, encoder)
+                last = held + encoder.finish()
+                complete = encoder.octets == body.size
+            # An answer that came before the last byte answers something else: seen now, it is not taken for a success.
+            await let_the_loop_read()
+            self._outlet.notice_a_dead_transport()
+            if self._pipeline.ended:
+                return
+            if not complete or not body.unchanged():
+                self._pipeline.abandon("the message was changed while it was being sent", changed=True)
+                return
+            self._waiting_since = self._loop.time()
+            following = self._pipeline.end_body()
+            self._outlet.write(last + following)
+            self._watch()
+            if self.trace is not None:
+                self.trace(">", (b"" if command else b".\r\n") + following)
         except OSError as error:
             self._pipeline.abandon(f"the message cannot be read: {error.strerror or error}")
-            return
         finally:
-            await _aclose(chunks)
-        held += encoder.finish()
-        # An answer that came before the last byte answers something else: seen now, it is not taken for a success.
-        await _let_the_loop_read()
-        self._notice_a_dead_transport()
-        if self._pipeline.ended:
-            return
-        if not body.unchanged() or encoder.octets != body.size:
-            self._pipeline.abandon("the message was changed while it was being sent", changed=True)
-            return
-        self._waiting_since = self._loop.time()
-        following = self._pipeline.end_body()
-        self._write(held + following)
-        self.trace(">", b".\r\n" + following)
-
-    async def _write_chunk(self, data: bytes) -> None:
-        """Write and wait until it is (nearly) out, so that a large message is never in memory as a whole."""
-        self._write(data)
-        try:
-            async with asyncio.timeout(self._deadlines.stall):
-                await self._wire.writable.wait()
-        except TimeoutError:
-            self._pipeline.lost(f"the server took nothing of the body for {self._deadlines.stall:g} s")
-        await asyncio.sleep(0)  # a fast connection never makes us wait: others want to run, too
-
-    def _write(self, data: bytes) -> None:
-        self._notice_a_dead_transport()
-        if not self._pipeline.ended:
-            self._transport.write(data)
-
-    def _notice_a_dead_transport(self) -> None:
-        """A failed write closes the transport at once, but `connection_lost` comes a pass later."""
-        if self._transport.is_closing():
-            self._pipeline.lost("the connection was lost")
+            self._streaming = False
+            self._say_soon()
 
     def _drop(self) -> None:
         """Abort the transport, once: a TLS transport of CPython 3.11 may raise when it is told again."""
         if not self._dropped:
             self._dropped = True
+            if self._timer is not None:
+                self._timer.cancel()
             self._transport.abort()
 
     async def _wait_until_over(self) -> None:
@@ -265,22 +290,55 @@ class Session:
         if self._pipeline.ended:
             self._wire.writable.set()  # nobody needs to wait for a server that takes no more
 
+    # What is waited for
+
+    def _watch(self) -> None:
+        """Look at the due answer's deadline in time, whichever stage it is of by then: one timer, seldom set."""
+        if self._timer is None and self._pipeline.due is not None and not self._dropped:
+            soonest = min(self._deadlines.command, self._deadlines.data)
+            self._timer = self._loop.call_later(soonest, self._look_at_the_clock)
+
+    def _look_at_the_clock(self) -> None:
+        self._timer = None
+        stage = self._pipeline.due
+        if stage is None or self._pipeline.ended:
+            return
+        now = self._loop.time()
+        deadline = self._waiting_since + self._deadlines.of(stage)
+        if self._streaming:  # the answer to a chunk that has not left yet
+            self._watch()
+        elif now >= deadline:
+            asked = "the message" if stage is Stage.BODY else stage.upper()
+            self._pipeline.lost(f"no answer to {asked} within {self._deadlines.of(stage):g} s")
+            self._notify()
+        else:
+            soonest = min(self._deadlines.command, self._deadlines.data)
+            self._timer = self._loop.call_at(min(deadline, now + soonest), self._look_at_the_clock)
+
     # What the connection reports
 
     def received(self, data: bytes) -> None:
         """Bytes from the server."""
-        self.trace("<", data)
-        before = self._pipeline.answers_read
-        self._pipeline.receive(data)
-        if self._pipeline.answers_read != before:
+        if self.trace is not None:
+            self.trace("<", data)
+        pipeline = self._pipeline
+        before = pipeline.answers_read
+        pipeline.receive(data)
+        if pipeline.answers_read != before:
             self._waiting_since = self._loop.time()
             self.alive()
-        self._notify()
+        if not pipeline.news or not pipeline.extensions.pipelining:  # else nothing may be said before that is settled
+            self._say_soon()
+        self._look()
 
     def disconnected(self, why: str) -> None:
         """The connection is gone."""
         self._pipeline.lost(why)
         self._notify()
+
+    def writable_again(self) -> None:
+        """The transport has sent nearly everything."""
+        self._say_soon()
 
 
 class _Wire(asyncio.Protocol):
@@ -311,6 +369,7 @@ class _Wire(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.writable.set()
+        self._session.writable_again()
 
 
 class _Attempts:
@@ -322,20 +381,8 @@ class _Attempts:
     def __aiter__(self) -> _Attempts:
         return self
 
-    async def __anext__(self) -> Answers:
+    async def __anext__(self) -> tuple[Answers, ...]:
         answers = await self._session.next_answers()
-        if answers is None:
+        if not answers:
             raise StopAsyncIteration
         return answers
-
-
-async def _let_the_loop_read() -> None:
-    """Two passes: one to poll the sockets, one in which what arrived is handed to us."""
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-
-
-async def _aclose(chunks: AsyncIterator[bytes]) -> None:
-    """Close a generator now, and with it the file it reads."""
-    if isinstance(chunks, AsyncGenerator):
-        await chunks.aclose()

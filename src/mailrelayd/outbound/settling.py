@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from mailrelayd.clock import Clock
 from mailrelayd.operate import events
@@ -26,19 +26,47 @@ from mailrelayd.outbound.values import (
     Status,
     remembered,
 )
+from mailrelayd.value import value
 
 LONGEST_PAUSE = 30.0  # seconds between two tries to write what must be written
 NOBODY_ASKED = "none"  # Postfix's word, where a relay is named
 _CHANGED = Response(Stage.LOCAL, 554, "5.6.0", "the file was written to while it was being sent, three times")
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """What an attempt meant to others than its message."""
+@value(frozen=True, slots=True)
+class Tried:
+    """A claimed message, and what one attempt meant for it."""
 
-    held: Response | None  # the answer that makes the route be held, if it does
+    message: QueuedMessage
+    attempt: Attempt
+    delays: str  # Postfix's a/b/c/d
+
+
+@value(frozen=True, slots=True)
+class Settled:
+    """What attempts meant to others than their messages."""
+
+    held: Response | None  # the first answer that makes the route be held, if one does
     deferred: bool
-    proven: bool  # the smarthost spoke about the message, so the way there is fine
+    proven: bool  # the smarthost spoke about a message, so the way there is fine
+    log: Callable[[], None]  # says what became of them; it is on disk already
+
+
+@value(frozen=True, slots=True)
+class _Plan:
+    """What is to be done for one message."""
+
+    tried: Tried
+    progress: Progress
+    step: Step
+    route_fault: Response | None
+    refused: tuple[str, ...]  # others, which were refused alike and are taken back now
+    now: float
+
+    @property
+    def plain(self) -> bool:
+        """Whether it only has to leave the queue: nobody has to be told, nothing has to be taken back."""
+        return isinstance(self.step, Remove) and not self.tried.message.copies and self.route_fault is None
 
 
 class Settler:
@@ -68,16 +96,49 @@ class Settler:
         self._excuse = excuse or (lambda seconds: None)
         self._suspicion = Suspicion()
 
-    async def settle(self, message: QueuedMessage, attempt: Attempt, *, relay: str, delays: str) -> Settled:
-        """Put on disk what one attempt meant. `relay` is whom it was made with, `delays` Postfix's a/b/c/d."""
-        policy, now = self._policy, self._clock.now()
-        # Kept before anything is waited for: other connections add to it.
+    async def settle(self, tried: Sequence[Tried], *, relay: str) -> Settled:
+        """Put on disk what attempts meant, in order. `relay` is whom they were made with.
+
+        Messages in a row that were sent leave the queue together.
+        """
+        done: list[_Plan] = []
+        sent: list[_Plan] = []
+
+        def log() -> None:
+            with events.together():
+                for plan in done:
+                    self._log(plan, relay)
+
+        try:
+            for one in tried:
+                plan = self._judge(one)
+                if plan.plain:
+                    sent.append(plan)
+                    continue
+                await self._complete(sent, done)
+                await self._settle_one(plan, relay)
+                done.append(plan)
+            await self._complete(sent, done)
+        except BaseException:
+            log()
+            raise
+        return Settled(
+            held=next((held for plan in done if (held := plan.tried.attempt.route or plan.route_fault)), None),
+            deferred=any(isinstance(plan.step, Retry) for plan in done),
+            proven=any(_proves(plan) for plan in done),
+            log=log,
+        )
+
+    def _judge(self, tried: Tried) -> _Plan:
+        """Decide; nothing is waited for, as other connections add to the suspicion."""
+        policy, now, message, attempt = self._policy, self._clock.now(), tried.message, tried.attempt
         self._suspicion, route_fault = delivery.suspect(
             self._suspicion, attempt, message.progress, now, report=message.rule == RULE
         )
-        refused = self._suspicion.refused
+        refused: tuple[str, ...] = ()
         excused = route_fault is not None and attempt.cut is None
         if route_fault is not None and excused:
+            refused = self._suspicion.refused
             attempt = delivery.excuse(attempt, route_fault)
         # What is the route's fault gives nobody up, however old the message is.
         may_expire = self._may_expire() and route_fault is None
@@ -87,16 +148,31 @@ class Settler:
         step = delivery.next_step(message, attempt, progress, policy, now)
         if step == Fail("changed"):
             progress = _given_up(message, progress, "changed", _CHANGED, now)
-        await self._finish(step, message, progress, attempt, relay, delays)
-        if attempt.changed and isinstance(step, Retry):
+        return _Plan(Tried(message, attempt, tried.delays), progress, step, route_fault, refused, now)
+
+    async def _complete(self, sent: list[_Plan], done: list[_Plan]) -> None:
+        if sent:
+            await self._queue.complete([(plan.tried.message, plan.progress) for plan in sent])
+            done += sent
+            sent.clear()
+
+    async def _settle_one(self, plan: _Plan, relay: str) -> None:
+        message, attempt = plan.tried.message, plan.tried.attempt
+        await self._tell(message, plan.progress, relay)
+        await self._carry_out(plan.step, message, plan.progress)
+        if attempt.changed and isinstance(plan.step, Retry):
             events.queue_trouble(
                 doing="send", reason="its producer wrote to it while it was sent", queue_id=message.queue_id
             )
-        if route_fault is not None and excused:
-            await self._take_back(refused, route_fault, message.queue_id, now)
-        asked = any(outcome.response.stage is not Stage.LOCAL for outcome in attempt.outcomes)
-        held = attempt.route or route_fault
-        return Settled(held, isinstance(step, Retry), proven=asked and held is None and attempt.cut is None)
+        if plan.route_fault is not None and plan.refused:
+            await self._take_back(plan.refused, plan.route_fault, message.queue_id, plan.now)
+
+    def _log(self, plan: _Plan, relay: str) -> None:
+        message, now = plan.tried.message, self._clock.now()
+        for recipient, record in plan.progress.recipients.items():
+            if record is not message.progress.recipients.get(recipient):
+                _log_outcome(message, recipient, record, plan.tried.attempt, relay, now, plan.tried.delays)
+        self._say_removed(plan.step, message)
 
     async def give_up(self, message: QueuedMessage, reason: str, detail: str) -> None:
         """It can never be sent; `detail` is the sentence that says why."""
@@ -163,25 +239,21 @@ class Settler:
         if self._postmaster is not None:
             await self._postmaster.withdraw()
 
-    async def _finish(
-        self,
-        step: Step,
-        message: QueuedMessage,
-        progress: Progress,
-        attempt: Attempt | None = None,
-        relay: str = NOBODY_ASKED,
-        delays: str = "0/0/0/0",
-    ) -> None:
-        """Tell the sender who was given up, then settle: a crash in between repeats the report, and never loses it."""
+    async def _finish(self, step: Step, message: QueuedMessage, progress: Progress) -> None:
+        """Carry out what was decided without asking a server, and log it."""
+        await self._tell(message, progress, NOBODY_ASKED)
+        await self._carry_out(step, message, progress)
+        for recipient, record in progress.recipients.items():
+            if record is not message.progress.recipients.get(recipient):
+                _log_outcome(message, recipient, record, None, NOBODY_ASKED, self._clock.now(), "0/0/0/0")
+        self._say_removed(step, message)
+
+    async def _tell(self, message: QueuedMessage, progress: Progress, relay: str) -> None:
+        """Tell the sender who was given up, before it is settled: a crash repeats the report, and never loses it."""
         if self._postmaster is not None:
             failed = delivery.failed_since(message.progress, progress)
             await self._postmaster.report(message, failed, "" if relay == NOBODY_ASKED else relay)
         await self._tell_desk(message, progress)
-        await self._carry_out(step, message, progress)
-        for recipient, record in progress.recipients.items():
-            if record is not message.progress.recipients.get(recipient):
-                _log_outcome(message, recipient, record, attempt, relay, self._clock.now(), delays)
-        self._say_removed(step, message)
 
     async def _tell_desk(self, message: QueuedMessage, progress: Progress) -> None:
         """What became of copies is known where answers are looked up before the queue forgets it."""
@@ -208,7 +280,7 @@ class Settler:
     async def _carry_out(self, step: Step, message: QueuedMessage, progress: Progress) -> None:
         match step:
             case Remove():
-                await self._queue.complete(message, progress)
+                await self._queue.complete([(message, progress)])
             case Release():
                 self._queue.release(message)
             case Retry(at):
@@ -233,6 +305,13 @@ class Settler:
                     events.queue_changed(verb="retry", queue_id=queue_id, by="route", reason="refused like all others")
                     if self._postmaster is not None:
                         await self._postmaster.take_back(queue_id, refusal)
+
+
+def _proves(plan: _Plan) -> bool:
+    """Whether the smarthost spoke about the message, and not about us."""
+    attempt = plan.tried.attempt
+    asked = any(outcome.response.stage is not Stage.LOCAL for outcome in attempt.outcomes)
+    return asked and attempt.route is None and plan.route_fault is None and attempt.cut is None
 
 
 def _given_up(message: QueuedMessage, progress: Progress, reason: str, response: Response, now: float) -> Progress:

@@ -24,7 +24,7 @@ import aiosmtplib
 from mailrelayd import sasl, tls
 from mailrelayd.dial import DialError, dial
 from mailrelayd.outbound.answers import printable, response
-from mailrelayd.outbound.opened import Opened, Seen
+from mailrelayd.outbound.opened import InDoubtError, Opened, Seen
 from mailrelayd.outbound.session import Deadlines
 from mailrelayd.outbound.values import Extensions, Response, Stage
 
@@ -101,22 +101,29 @@ class _Way:
 
 
 async def connect(
-    account: Account, *, user: str = "", password: str = "", hello: str, remembered: Remembered | None = None
+    account: Account,
+    *,
+    user: str = "",
+    password: str = "",
+    hello: str,
+    remembered: Remembered | None = None,
+    window: int = 1,
 ) -> Opened:
     """Connect, secure, greet and log in. `hello` is our own name for EHLO.
 
-    `password` is the access token where the account says auth = "oauth2". Raises RouteTrouble for everything that can
-    go wrong up to AUTH, at the latest after `longest_opening`; nothing is left open then.
+    `password` is the access token where the account says auth = "oauth2". Above 1 the `window` is opened if the server
+    is fit for it. Raises RouteTrouble for everything that can go wrong up to AUTH, at the latest after
+    `longest_opening`; nothing is left open then.
     """
     if not hello.isascii() or not hello.isprintable() or not hello or " " in hello:
         raise _trouble(Stage.EHLO, f"our own host name {hello!r} cannot be said in EHLO")
-    seconds = longest_opening(account)
+    seconds = longest_opening(account, window)
     try:
         async with asyncio.timeout(seconds):
             context = None
             if account.security != "none":
                 context = await asyncio.to_thread(tls.shared_context, account.tls)  # looks at the CA files
-            opening = _Opening(account, user, password, hello, context)
+            opening = _Opening(account, user, password, hello, context, window)
             if account.security == "auto":
                 return await _connect_auto(opening, remembered)
             return await opening.open(_ways(account)[0])
@@ -128,11 +135,10 @@ async def connect(
         ) from error
 
 
-def longest_opening(account: Account) -> float:
+def longest_opening(account: Account, window: int = 1) -> float:
     """Seconds after which `connect` has ended in any case, whatever the server, DNS and the network do."""
-    return _FILES + sum(
-        account.connect_timeout + account.command_timeout * len(_WAITS[way.level]) for way in _ways(account)
-    )
+    ways = sum(account.connect_timeout + account.command_timeout * len(_WAITS[way.level]) for way in _ways(account))
+    return _FILES + (ways if window == 1 else 2 * ways + account.command_timeout)
 
 
 async def _connect_auto(opening: _Opening, remembered: Remembered | None) -> Opened:
@@ -192,9 +198,25 @@ class _Opening:
     password: str
     hello: str
     context: ssl.SSLContext | None  # others use it, too; None: no way is to be secured
+    window: int = 1
 
     async def open(self, way: _Way) -> Opened:
-        """One connection from DNS to AUTH."""
+        """One connection from DNS to AUTH; a second one where opening the window was too much for the first."""
+        session = await self._open(way)
+        if self.window == 1:
+            return session
+        try:
+            await session.open_window(self.window)
+        except InDoubtError as doubt:
+            session.abort()
+            session = await self._open(way)
+            session.narrowed, session.doubtful = printable(str(doubt)), True
+        except BaseException:
+            session.abort()
+            raise
+        return session
+
+    async def _open(self, way: _Way) -> Opened:
         account, seen = self.account, Seen(level=way.level, port=way.port)
         deadline = asyncio.get_running_loop().time() + account.connect_timeout
         try:
@@ -446,6 +468,7 @@ def _extensions(smtp: aiosmtplib.SMTP) -> Extensions:
         size=None if size is None else int(size),
         eight_bit_mime=smtp.supports_extension("8bitmime"),
         smtputf8=smtp.supports_extension("smtputf8"),
+        chunking=smtp.supports_extension("chunking"),
     )
 
 

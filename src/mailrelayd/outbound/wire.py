@@ -1,104 +1,140 @@
-"""Message bytes as they go between DATA and its last dot: CRLF line ends, dots stuffed. Pure.
+"""Message bytes as they go on the wire: CRLF line ends, and dots stuffed where a lone dot is the end. Pure.
 
-Both classes take a message in chunks of any size and give the same result however it was cut.
+The classes take a message in chunks of any size and give the same result however it was cut.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from mailrelayd.value import value
 
 
-class _LineEnds:
-    """Turns bare CR and bare LF into CRLF, chunk by chunk (RFC 5321 section 2.3.8: neither may be sent alone).
+def line_ends(whole: bytes) -> bytes:
+    """A whole message with CRLF for every bare CR and bare LF, and at its end (RFC 5321 section 2.3.8).
 
     A server that takes a bare LF for a line end would otherwise see the end of a message where there is none
     (SMTP smuggling).
     """
+    lines = _crlf(whole)
+    return lines if not lines or lines.endswith(b"\n") else lines + b"\r\n"
 
-    def __init__(self) -> None:
+
+def stuffed(lines: bytes) -> bytes:
+    """A whole message with CRLF line ends as DATA wants it, its end included (RFC 5321 section 4.5.2)."""
+    first = b"." if lines.startswith(b".") else b""
+    return first + lines.replace(b"\n.", b"\n..") + b".\r\n"
+
+
+def _crlf(chunk: bytes) -> bytes:
+    if b"\r" not in chunk:
+        return chunk.replace(b"\n", b"\r\n")
+    if _bare(chunk, chunk.count(b"\r\n")) == 0:
+        return chunk
+    return chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
+
+
+def _bare(chunk: bytes, pairs: int) -> int:
+    """How many CR and LF stand alone. (Removing all is faster than counting one of them.)"""
+    return len(chunk) - len(chunk.translate(None, b"\r\n")) - 2 * pairs
+
+
+class LineEnds:
+    """`line_ends`, chunk by chunk. With `pure`, the message was scanned and holds nothing bare: it is not looked at.
+
+    `octets` counts what has come out: after `finish` it is the size that RFC 1870 means.
+    """
+
+    def __init__(self, *, pure: bool = False) -> None:
+        self.octets = 0
+        self._pure = pure
         self._carriage_return = False  # the chunk before ended in CR: whether it is bare is decided by what follows
+        self._line_begins = True
 
     def feed(self, chunk: bytes) -> bytes:
-        if not chunk:
-            return b""
+        """The next bytes for the wire; may be empty."""
         if self._carriage_return:
             chunk = b"\r" + chunk
         self._carriage_return = chunk.endswith(b"\r")
         if self._carriage_return:
             chunk = chunk[:-1]
-        bare = chunk.replace(b"\r\n", b"")  # three times as fast as counting all three
-        if b"\r" not in bare and b"\n" not in bare:
-            return chunk
-        return chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
+        return self._counted(chunk if self._pure else _crlf(chunk))
 
     def finish(self) -> bytes:
-        """What the CR held back at the very end becomes."""
-        return b"\r\n" if self._carriage_return else b""
+        """The rest: what a CR held back becomes, and the last line's end where it is missing."""
+        missing = self._carriage_return or not self._line_begins
+        return self._counted(b"\r\n") if missing else b""
+
+    def _counted(self, lines: bytes) -> bytes:
+        if lines:
+            self.octets += len(lines)
+            self._line_begins = lines.endswith(b"\n")
+        return lines
 
 
 class Encoder:
-    """Chunks of a message in, bytes for the wire out (RFC 5321 section 4.5.2).
+    """Chunks of a message in, bytes for DATA out (RFC 5321 section 4.5.2). `octets` counts before dot stuffing."""
 
-    `octets` counts what has come out so far before dot stuffing: after `finish` it is the size that RFC 1870 means.
-    """
-
-    def __init__(self) -> None:
-        self.octets = 0
-        self._line_ends = _LineEnds()
+    def __init__(self, *, pure: bool = False) -> None:
+        self._line_ends = LineEnds(pure=pure)
         self._line_begins = True
+
+    @property
+    def octets(self) -> int:
+        """What has come out so far, without dot stuffing."""
+        return self._line_ends.octets
 
     def feed(self, chunk: bytes) -> bytes:
         """The next bytes for the wire; may be empty."""
         return self._stuffed(self._line_ends.feed(chunk))
 
     def finish(self) -> bytes:
-        """The rest: the last line's end where it is missing, then the line with the single dot."""
-        rest = self._stuffed(self._line_ends.finish())
-        if not self._line_begins:
-            rest += self._stuffed(b"\r\n")
-        return rest + b".\r\n"
+        """The rest, and the line with the single dot."""
+        return self._stuffed(self._line_ends.finish()) + b".\r\n"
 
     def _stuffed(self, lines: bytes) -> bytes:
         if not lines:
             return b""
-        self.octets += len(lines)
+        if b"\r." in lines:  # only in what was scanned as pure and has been changed since: no dot may end it
+            lines = lines.replace(b"\r.", b"\r\n.")
         first = b"." if self._line_begins and lines.startswith(b".") else b""
-        self._line_begins = lines.endswith(b"\n")
+        self._line_begins = lines.endswith((b"\n", b"\r"))
         return first + lines.replace(b"\n.", b"\n..")
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class WireFacts:
     """What MAIL and the checks before it need to know of a message."""
 
     size: int  # octets on the wire, without dot stuffing and the last dot (RFC 1870 section 5)
     eight_bit: bool
     has_nul: bool
+    pure: bool = False  # its line ends are CRLF already, the last one included
 
 
 class Scanner:
     """Chunks of a message in, `WireFacts` out."""
 
     def __init__(self) -> None:
-        self._line_ends = _LineEnds()
-        self._size = 0
+        self._size = 0  # as if every bare CR and LF were CRLF
+        self._bare = 0
         self._eight_bit = False
         self._has_nul = False
-        self._line_begins = True
+        self._end = b"\n"  # the last octet so far; an empty message needs no line end
 
     def feed(self, chunk: bytes) -> None:
+        """The next bytes."""
+        if not chunk:
+            return
         self._eight_bit = self._eight_bit or not chunk.isascii()
         self._has_nul = self._has_nul or b"\0" in chunk
-        self._measure(self._line_ends.feed(chunk))
+        bare = _bare(chunk, chunk.count(b"\r\n"))
+        if self._end == b"\r" and chunk.startswith(b"\n"):  # the pair was cut in two, and counted as two
+            bare -= 2
+        self._bare += bare
+        self._size += len(chunk) + bare
+        self._end = chunk[-1:]
 
     def finish(self) -> WireFacts:
         """The facts of the whole message; feed nothing afterwards."""
-        self._measure(self._line_ends.finish())
-        if not self._line_begins:
-            self._measure(b"\r\n")
-        return WireFacts(self._size, self._eight_bit, self._has_nul)
-
-    def _measure(self, lines: bytes) -> None:
-        if lines:
-            self._size += len(lines)
-            self._line_begins = lines.endswith(b"\n")
+        complete = self._end in b"\r\n"
+        size = self._size if complete else self._size + 2
+        return WireFacts(size, self._eight_bit, self._has_nul, pure=complete and self._bare == 0)
