@@ -267,6 +267,8 @@ async def test_copies_of_a_closed_request_are_not_to_be_sent(world: World) -> No
 class Failing:
     """A receiver whose answer nobody foresaw."""
 
+    at_once = 1
+
     def __init__(self) -> None:
         self.calls = 0
 
@@ -275,6 +277,9 @@ class Failing:
         if self.calls == 1:
             raise LookupError("unheard-of")
         return Taken()
+
+    async def rest(self) -> None:
+        """Nothing to let go of."""
 
 
 async def test_no_answer_of_a_receiver_stops_the_loop(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import mailrelayd
 
 ROOT = Path(mailrelayd.__file__).parent
 _PURE = {  # package -> modules
-    "": "causes sasl",
+    "": "causes sasl value",
     "alerts": "letter tally",
     "approvals": "authres bodies bounces charsets clients cms document htmlmarks htmltext judge kinds lexicon listing "
     "memory mime newtext quotation reading receipts reminders request token tokens values verdict vocabulary words",
@@ -20,8 +20,9 @@ _PURE = {  # package -> modules
     "diagnose": "authserv certificate facts findings prospect speech steps token trust",
     "inbound": "answers backlog names protocols values wire",
     "oauth": "administration claims expiry grants providers values",
-    "outbound": "addresses answers asking attach barenames copies delivery dsn envelope guard handin headers marking "
-    "pace pipeline queueid record submission values waiting wire",
+    "operate": "spelling",
+    "outbound": "addresses answers asking attach barenames copies delivery dsn envelope exchange guard handin headers "
+    "idset journal marking pace pipeline queueid record submission values waiting wire",
 }
 PURE = {f"{package}.{name}".strip(".") for package, names in _PURE.items() for name in names.split()}
 WORLD = {"asyncio", "logging", "os", "pathlib", "random", "secrets", "socket", "subprocess", "threading", "time"}
@@ -47,12 +48,11 @@ LIBRARIES = {  # each behind one module, so that its surprises are met in one pl
     "aioimaplib": {"inbound.connection"},
     "aiosmtpd": DEMO,
     "aiosmtplib": {"outbound.smtp"},
-    "asyncinotify": {"outbound.pickup"},
     "authlib": {"oauth.flows", "oauth.proof"},
     "cryptography": {"oauth.proof"},
     "dkim": {"approvals.dkim"},
     "dns": {"approvals.dkim"},
-    "httpx2": {"alerts.ping", "approvals.sinks", "oauth.flows"},
+    "httpx2": {"alerts.ping", "approvals.webhook", "oauth.flows"},
     "joserfc": {"oauth.proof"},
     "shtab": {"cli.completion"},
     "structlog": {"operate.log"},

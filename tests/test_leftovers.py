@@ -45,7 +45,7 @@ async def test_a_producers_tmp_is_its_own_and_none_is_no_trouble(bench: Bench) -
     """It is named with the producer's folder; where there is no tmp/ at all nothing happens."""
     bench.rules = producers(Producer("erp"), Producer("crm"))
     (bench.top / "erp" / "tmp").mkdir(parents=True)
-    (bench.top / "erp" / "tmp" / "x").write_bytes(MAIL)
+    bench.place("erp/tmp/x", MAIL)
     bench.clock.wall = time.time() + ORPHANED
     await bench.start()
     assert bench.refused == ["erp/tmp/x"]

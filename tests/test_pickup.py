@@ -12,10 +12,9 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +22,7 @@ import pytest
 from mailrelayd import durable
 from mailrelayd.config.units import Rate
 from mailrelayd.operate import events
+from mailrelayd.outbound import oldest
 from mailrelayd.outbound import pickup as pickup_module
 from mailrelayd.outbound.envelope import Producer
 from mailrelayd.outbound.examine import LINKED, Examiner, Later, Ready, Refused, Rules, Unusable
@@ -32,6 +32,7 @@ from mailrelayd.outbound.pickup import SWEEP, Pickup
 from mailrelayd.outbound.queue import Verb
 from mailrelayd.outbound.results import Results
 from mailrelayd.outbound.stored import Reading
+from mailrelayd.outbound.watch import News, Watch
 from tests.manual_clock import ManualClock
 from tests.queue_contract import claimed, entries, until
 from tests.servers.daemon import account
@@ -242,6 +243,13 @@ class Bench(SpoolBench):
         self.task: asyncio.Task[None] | None = None
         self.loop: Pickup
 
+    def place(self, name: str, data: bytes, owner: int = -1) -> None:
+        """Hand in a file below pickup/ as a producer should: whole, as soon as it has its name."""
+        part = self.top / ".part"
+        part.write_bytes(data)
+        os.chown(part, owner, owner)
+        part.rename(self.top / name)
+
     async def start(self) -> Bench:
         """Begin, and let the first sweep pass."""
         for producer in self.rules.reading.named:
@@ -309,7 +317,7 @@ async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 async def test_what_stands_there_at_the_start_is_taken_in_order(bench: Bench) -> None:
     """The first sweep claims everything, by (mtime, name), wherever it stands."""
     for name, mtime in (("c.eml", 30), ("a.eml", 20), ("new/z", 20), ("b.eml", 20), ("d.eml", 10)):
-        (bench.top / name).write_bytes(MAIL)
+        bench.place(name, MAIL)
         os.utime(bench.top / name, (mtime, mtime))
     await bench.start()
     assert bench.queued == ["d.eml", "a.eml", "b.eml", "z", "c.eml"]
@@ -323,9 +331,9 @@ async def test_events_wake_the_loop(bench: Bench) -> None:
     bench.clock.wall = time.time() - 1
     await bench.start()
     (bench.top / "tmp").mkdir()
-    (bench.top / "tmp/m").write_bytes(MAIL)
+    bench.place("tmp/m", MAIL)
     (bench.top / "tmp/m").rename(bench.new / "m")
-    (bench.top / ".hidden").write_bytes(MAIL)
+    bench.place(".hidden", MAIL)
     (bench.top / ".hidden").rename(bench.top / "r.eml")
     await until(lambda: sorted(bench.queued) == ["m", "r.eml"])
     (bench.top / "w.eml").write_bytes(MAIL)
@@ -340,65 +348,129 @@ async def test_events_wake_the_loop(bench: Bench) -> None:
 
 async def test_the_sweep_finds_what_no_event_told(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A network file system gives no events: every 30 seconds everything is looked at."""
-
-    async def deaf(self: Pickup, inotify: object) -> None:
-        await asyncio.Event().wait()
-
-    monkeypatch.setattr(Pickup, "_hear", deaf)
+    monkeypatch.setattr(pickup_module, "Watch", Told)
     await bench.start()
-    (bench.top / "a.eml").write_bytes(MAIL)
+    bench.place("a.eml", MAIL)
     await bench.passes(SWEEP - 1)
     assert bench.queued == []
     await bench.passes(1)
     assert bench.queued == ["a.eml"]
 
 
-class Told:
-    """Stands in for inotify: what it tells is what the test puts in."""
+async def test_a_burst_is_taken_to_its_end_without_another_event(bench: Bench) -> None:
+    """The loop is woken for a part of it at a time, and hears of the last one too."""
+    await bench.start()
+    for count in (1, 3, 48, 130):
+        before = len(bench.queued)
+        for number in range(count):
+            (bench.top / f".{number}").write_bytes(MAIL)
+        for number in range(count):
+            (bench.top / f".{number}").rename(bench.new / f"{number:03}")
+        await until(lambda: len(bench.queued) == before + count)  # noqa: B023
+    assert bench.clock.boot == 1000
 
-    events: asyncio.Queue[SimpleNamespace]
+
+async def test_a_bug_where_it_is_told_ends_the_loop(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that was taken and that nobody heard of must not lie there until the next start."""
+
+    def boom(*given: Any) -> None:
+        raise RuntimeError("boom")
+
+    await bench.start()
+    monkeypatch.setattr(bench.queue, "arrived", boom)
+    bench.place("a.eml", MAIL)
+    task, bench.task = bench.task, None
+    assert task is not None
+    with pytest.raises(RuntimeError, match="boom"):
+        await task
+    bench.loop.close()
+
+
+async def test_very_many_are_taken_in_order(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More names than are sorted at a time, in both folders: the oldest of all is the first."""
+    monkeypatch.setattr(oldest, "RUN", 10)
+    for number in range(101):
+        path = (bench.new if number % 3 else bench.top) / f"{number:03}.eml"
+        path.write_bytes(MAIL)
+        os.utime(path, (1000 - number, 1000 - number))
+    await bench.start()
+    assert bench.queued == [f"{number:03}.eml" for number in reversed(range(101))]
+
+
+async def test_of_very_many_that_wait_the_sweep_knows(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only so many next looks are planned: memory does not grow with what somebody leaves behind."""
+    monkeypatch.setattr(pickup_module, "MANY", 3)
+    for number in range(9):
+        bench.place(f"{number}.eml", MAIL)
+        os.link(bench.top / f"{number}.eml", bench.top / f"{number}")
+    await bench.start()
+    assert len(bench.loop._again) == 3
+    for number in range(9):
+        (bench.top / f"{number}").unlink()
+    await bench.passes(1)
+    assert len(bench.queued) == 3
+    await bench.passes(SWEEP - 1)
+    assert len(bench.queued) == 9
+
+
+async def test_a_folder_that_is_removed_is_spoken_of(bench: Bench) -> None:
+    """Once: whoever makes it anew has to reload, and the other folders go on."""
+    await bench.start()
+    bench.new.rmdir()
+    bench.new.mkdir()
+    bench.place("new/unseen", MAIL)
+    await bench.passes()
+    await bench.passes()
+    (said,) = bench.said["pickup_refused"]
+    assert (said["file"], said["hint"]) == ("./", "make the folder anew, and reload")
+    assert said["reason"] == f"was removed ({bench.new}): nothing is taken that comes under its name"
+    bench.place("a.eml", MAIL)
+    await until(lambda: bench.queued == ["a.eml"])
+
+
+class Told(Watch):
+    """Hears of nothing but what the test says."""
+
+    last: Told
     watched: list[Path]
 
-    def __init__(self) -> None:
-        Told.events = asyncio.Queue()
-        Told.watched = []
+    def __init__(self, folders: Iterable[durable.Folder]) -> None:
+        super().__init__(())
+        Told.last, Told.watched = self, [folder.path for folder in folders]
+        self.lost = False
 
     def close(self) -> None:
+        super().close()
         Told.watched = []
 
-    def add_watch(self, path: Path, mask: object) -> None:
-        Told.watched.append(path)
+    def overflow(self) -> None:
+        self.lost = True
+        self.poke()
 
-    def __aiter__(self) -> Told:
-        return self
-
-    async def __anext__(self) -> SimpleNamespace:
-        return await Told.events.get()
+    def wait(self) -> News:
+        news = super().wait()
+        news.lost, self.lost = self.lost, False
+        return news
 
 
 async def test_an_overflow_means_a_sweep(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the kernel could not keep all events, everything is looked at at once, even amid other work."""
-    monkeypatch.setattr(pickup_module, "Inotify", Told)
+    monkeypatch.setattr(pickup_module, "Watch", Told)
     await bench.start()
-    (bench.top / "a.eml").write_bytes(MAIL)
-    Told.events.put_nowait(SimpleNamespace(name=None, watch=None, mask=0))
+    bench.place("a.eml", MAIL)
+    Told.last.overflow()
     await until(lambda: bench.queued == ["a.eml"])
     await until(lambda: bench.clock.waiting)
     taken = bench.queue.take
 
     def overflow_meanwhile(*arguments: Any, **keys: Any) -> Any:
-        (bench.top / "c.eml").write_bytes(MAIL)
-        asyncio.run_coroutine_threadsafe(overflow(), loop).result()
+        bench.place("c.eml", MAIL)
+        Told.last.overflow()
         return taken(*arguments, **keys)
 
-    async def overflow() -> None:
-        Told.events.put_nowait(SimpleNamespace(name=None, watch=None, mask=0))
-        await asyncio.sleep(0.01)
-
-    loop = asyncio.get_running_loop()
     monkeypatch.setattr(bench.queue, "take", overflow_meanwhile)
-    (bench.top / "b.eml").write_bytes(MAIL)
-    Told.events.put_nowait(SimpleNamespace(name=None, watch=None, mask=0))
+    bench.place("b.eml", MAIL)
+    Told.last.overflow()
     await until(lambda: "c.eml" in bench.queued)
 
 
@@ -409,11 +481,11 @@ async def test_every_folder_is_watched_before_it_is_first_looked_through(
     before: list[list[Path]] = []
     right = Pickup._sweep
 
-    async def sweep(self: Pickup) -> None:
+    async def sweep(self: Pickup, *given: Any) -> None:
         before.append(list(Told.watched))
-        await right(self)
+        await right(self, *given)
 
-    monkeypatch.setattr(pickup_module, "Inotify", Told)
+    monkeypatch.setattr(pickup_module, "Watch", Told)
     monkeypatch.setattr(Pickup, "_sweep", sweep)
     bench.rules = producers(Producer("erp"))
     await bench.start()
@@ -425,12 +497,12 @@ async def test_every_folder_is_watched_before_it_is_first_looked_through(
 async def test_without_events_the_sweeps_have_to_do(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel gives each user only so many inotify instances: said once, and looked more often."""
 
-    def none() -> None:
+    def none(folders: Iterable[durable.Folder]) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(pickup_module, "Inotify", none)
+    monkeypatch.setattr(pickup_module, "Watch", none)
     await bench.start()
-    (bench.top / "a.eml").write_bytes(MAIL)
+    bench.place("a.eml", MAIL)
     await bench.passes(2)
     assert bench.queued == ["a.eml"]
     assert [one["doing"] for one in bench.said["queue_trouble"]] == ["watch the pickup folder"]
@@ -448,7 +520,7 @@ async def test_a_folder_that_cannot_be_read_for_a_while_ends_nothing(
         return right(self)
 
     monkeypatch.setattr(durable.Folder, "names", names)
-    (bench.top / "a.eml").write_bytes(MAIL)
+    bench.place("a.eml", MAIL)
     await bench.start()
     assert bench.queued == []
     await bench.passes()
@@ -459,8 +531,8 @@ async def test_a_folder_that_cannot_be_read_for_a_while_ends_nothing(
 async def test_a_message_with_a_sidecar(bench: Bench) -> None:
     """The sidecar is the envelope, and is gone with the claim; in new/ as at the top, for NAME and NAME.eml."""
     for name, sidecar in (("a.eml", "a"), ("b.EML", "b"), ("c.eml", "c.eml"), ("new/d", "new/d")):
-        (bench.top / f"{sidecar}.env.json").write_bytes(SIDECAR)
-        (bench.top / name).write_bytes(MAIL)
+        bench.place(f"{sidecar}.env.json", SIDECAR)
+        bench.place(name, MAIL)
     await bench.start()
     assert sorted(bench.queued) == ["a.eml", "b.EML", "c.eml", "d"]
     assert {one["rule"] for one in bench.said["message_queued"]} == {"sidecar"}
@@ -474,8 +546,8 @@ async def test_a_message_with_a_sidecar(bench: Bench) -> None:
 async def test_a_refused_sidecar_goes_with_its_message_and_is_read_again(bench: Bench) -> None:
     """The header never speaks in its place: `retry` sends by the mended sidecar, or says what is missing."""
     for name in ("a", "b"):
-        (bench.top / f"{name}.env.json").write_bytes(SIDECAR.replace(b"}", b', "bcc": []}'))
-        (bench.top / f"{name}.eml").write_bytes(MAIL)
+        bench.place(f"{name}.env.json", SIDECAR.replace(b"}", b', "bcc": []}'))
+        bench.place(f"{name}.eml", MAIL)
     await bench.start()
     assert bench.failed == ["a.eml", "b.eml"]
     assert not [path for path in bench.tree() if path.startswith("pickup")]
@@ -500,17 +572,17 @@ async def test_a_file_that_meets_a_bug_stays_and_the_others_go_on(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever is wrong with our code, one file must not stop the rest, and is not touched."""
-    right, bugs = Examiner.look, []
+    right, bugs = Examiner.judge, []
 
-    def look(self: Examiner, inlet: Inlet, name: str, *, renamed: bool) -> Any:
+    def judge(self: Examiner, inlet: Inlet, name: str, *given: Any, **keys: Any) -> Any:
         if name == "bug.eml":
             raise RuntimeError("boom")
-        return right(self, inlet, name, renamed=renamed)
+        return right(self, inlet, name, *given, **keys)
 
-    monkeypatch.setattr(Examiner, "look", look)
+    monkeypatch.setattr(Examiner, "judge", judge)
     monkeypatch.setattr(events, "daemon_bug", lambda **keys: bugs.append(keys["file"]))
     for name in ("a.eml", "bug.eml", "c.eml"):
-        (bench.top / name).write_bytes(MAIL)
+        bench.place(name, MAIL)
     await bench.start()
     assert bench.queued == ["a.eml", "c.eml"]
     assert bugs == ["bug.eml"]
@@ -540,9 +612,9 @@ def sparse(path: Path) -> None:
 
 
 def three_names(path: Path) -> None:
-    path.write_bytes(MAIL)
-    os.link(path, path.with_name("one"))
-    os.link(path, path.with_name("two"))
+    path.with_name("one").write_bytes(MAIL)
+    os.link(path.with_name("one"), path.with_name("two"))
+    os.link(path.with_name("one"), path)
 
 
 def beside(make: Callable[[Path], object]) -> Callable[[Path], object]:
@@ -594,10 +666,10 @@ async def test_what_must_not_be_taken_stays(bench: Bench, kind: str) -> None:
     make, reason = STAYS[kind]
     make(bench.top / "x.eml")
     before = bench.tree()
-    (bench.top / "good.eml").write_bytes(MAIL)
+    bench.place("good.eml", MAIL)
     await bench.start()
     for name in ("y.eml", "z.eml", "zz.eml"):
-        (bench.top / name).write_bytes(MAIL)
+        bench.place(name, MAIL)
         await bench.passes()
     assert bench.queued == ["good.eml", "y.eml", "z.eml", "zz.eml"]
     (said,) = bench.said["pickup_refused"]
@@ -646,7 +718,7 @@ async def test_what_can_never_be_sent_fails(bench: Bench, kind: str) -> None:
     make, reason = FAILS[kind]
     make(bench.top / "x.eml")
     data = (bench.top / "x.eml").read_bytes()
-    (bench.top / "good.eml").write_bytes(MAIL)
+    bench.place("good.eml", MAIL)
     await bench.start()
     await bench.passes()
     assert bench.queued == ["good.eml"]
@@ -682,7 +754,7 @@ async def test_what_is_only_strange_is_taken(bench: Bench, kind: str) -> None:
     name, data = ACCEPTED[kind]
     path = os.fsencode(bench.top) + b"/" + name
     for number in (1, 2):
-        (bench.top / "part").write_bytes(data)
+        bench.place("part", data)
         os.rename(os.fsencode(bench.top / "part"), path)
         if number == 1:
             await bench.start()
@@ -696,8 +768,8 @@ async def test_what_is_only_strange_is_taken(bench: Bench, kind: str) -> None:
 
 async def test_with_a_sidecar_dashes_at_the_end_are_nobodys(bench: Bench) -> None:
     """Who says who shall receive it means one message, whatever it ends with."""
-    (bench.top / "a.env.json").write_bytes(SIDECAR)
-    (bench.top / "a.eml").write_bytes(DJANGO)
+    bench.place("a.env.json", SIDECAR)
+    bench.place("a.eml", DJANGO)
     await bench.start()
     assert bench.queued == ["a.eml"]
 
@@ -710,7 +782,7 @@ async def test_the_block_counts_where_it_is_asked_for(bench: Bench, rule: Any, r
     """X-Sender and X-Receiver are the envelope with `envelope = "pickup"` only, whatever the setting becomes later."""
     bench.rules = Rules(Reading(rule))
     bench.queue.set_reading(bench.rules.reading)
-    (bench.top / "a.eml").write_bytes(BLOCK)
+    bench.place("a.eml", BLOCK)
     await bench.start()
     await bench.reopen()
     bench.queue.set_reading(Reading("pickup" if rule == "headers" else "headers"))
@@ -724,9 +796,9 @@ async def test_the_block_counts_where_it_is_asked_for(bench: Bench, rule: Any, r
 )
 async def test_a_wish_beyond_the_calendar_stops_nothing(bench: Bench, when: str) -> None:
     """A sidecar's `not_before` at the very end of time, or before its beginning, is a message like any other."""
-    (bench.top / "a.env.json").write_bytes(SIDECAR[:-1] + f', "not_before": "{when}"}}'.encode())
-    (bench.top / "a.eml").write_bytes(MAIL)
-    (bench.top / "b.eml").write_bytes(MAIL)
+    bench.place("a.env.json", SIDECAR[:-1] + f', "not_before": "{when}"}}'.encode())
+    bench.place("a.eml", MAIL)
+    bench.place("b.eml", MAIL)
     await bench.start()
     assert bench.queued == ["a.eml", "b.eml"]
     await bench.reopen()
@@ -741,7 +813,7 @@ async def test_a_refused_file_is_taken_once_it_is_put_right(bench: Bench) -> Non
     (bench.top / "a.eml").mkdir()
     await bench.passes()
     (bench.top / "a.eml").rmdir()
-    (bench.top / "a.eml").write_bytes(MAIL)
+    bench.place("a.eml", MAIL)
     await bench.passes()
     assert [one["reason"].split(",")[0] for one in bench.said["pickup_refused"]] == ["is a FIFO", "is a folder"]
     assert bench.queued == ["a.eml"]
@@ -759,7 +831,7 @@ async def test_a_file_that_vanishes_is_no_trouble(bench: Bench, monkeypatch: pyt
 
     monkeypatch.setattr(bench.queue, "take", too_late)
     for name in ("a.eml", "b.eml"):
-        (bench.top / name).write_bytes(MAIL)
+        bench.place(name, MAIL)
     await bench.start()
     assert (bench.queued, bench.refused) == (["b.eml"], [])
 
@@ -769,10 +841,10 @@ async def test_what_took_the_name_of_a_file_is_not_queued(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """Swapped between the look and the rename: it is removed, as it holds nothing, and the next file is taken."""
-    look = Examiner.look
+    judge = Examiner.judge
 
-    def swapped(examiner: Examiner, inlet: Inlet, name: str, *, renamed: bool) -> Any:
-        found = look(examiner, inlet, name, renamed=renamed)
+    def swapped(examiner: Examiner, inlet: Inlet, name: str, *given: Any, **keys: Any) -> Any:
+        found = judge(examiner, inlet, name, *given, **keys)
         if name == "a.eml" and isinstance(found, Ready):
             path = bench.top / name
             path.unlink()
@@ -784,9 +856,9 @@ async def test_what_took_the_name_of_a_file_is_not_queued(
                 os.mknod(path, stat.S_IFSOCK | 0o600)
         return found
 
-    monkeypatch.setattr(Examiner, "look", swapped)
+    monkeypatch.setattr(Examiner, "judge", swapped)
     for name in ("a.eml", "b.eml"):
-        (bench.top / name).write_bytes(MAIL)
+        bench.place(name, MAIL)
     await bench.start()
     assert bench.queued == ["b.eml"]
     assert not (bench.top / "a.eml").exists()
@@ -806,7 +878,7 @@ async def test_a_file_that_cannot_be_claimed_is_tried_again(bench: Bench, monkey
 
     monkeypatch.setattr(bench.queue, "take", failing)
     for name in ("a.eml", "b.eml"):
-        (bench.top / name).write_bytes(MAIL)
+        bench.place(name, MAIL)
     await bench.start()
     await bench.passes()
     await bench.passes()
@@ -825,7 +897,7 @@ async def test_below_min_free_nothing_is_claimed(bench: Bench, monkeypatch: pyte
     free = 99
     monkeypatch.setattr(durable, "free_space", lambda folder: free)
     bench.rules = Rules(min_free=100)
-    (bench.top / "a.eml").write_bytes(MAIL)
+    bench.place("a.eml", MAIL)
     await bench.start()
     await bench.passes()
     await bench.passes()
@@ -842,8 +914,8 @@ async def test_below_min_free_nothing_is_claimed(bench: Bench, monkeypatch: pyte
 
 async def test_a_sidecar_that_stays_alone_is_put_aside(bench: Bench) -> None:
     """After 36 hours it goes to failed/, where it is listed in the log; not a minute earlier."""
-    (bench.top / "a.env.json").write_bytes(SIDECAR)
-    (bench.new / "b.env.json").write_bytes(SIDECAR)
+    bench.place("a.env.json", SIDECAR)
+    bench.place("new/b.env.json", SIDECAR)
     await bench.start()
     await bench.passes(ORPHANED - 60)
     assert bench.failed == []
@@ -859,8 +931,8 @@ async def test_a_sidecar_that_stays_alone_is_put_aside(bench: Bench) -> None:
 @pytest.mark.parametrize("name", ["a.eml", "a.EML", "a.Eml"])
 async def test_a_sidecar_whose_message_waits_is_no_orphan(bench: Bench, name: str) -> None:
     """As long as its message stands there, refused for whatever reason, the sidecar stays: it is the envelope."""
-    (bench.top / "a.env.json").write_bytes(SIDECAR)
-    (bench.top / name).write_bytes(MAIL)
+    bench.place("a.env.json", SIDECAR)
+    bench.place(name, MAIL)
     os.link(bench.top / name, bench.top / "one")
     os.link(bench.top / name, bench.top / "two")
     await bench.start()
@@ -894,11 +966,11 @@ async def test_an_orphan_that_cannot_be_moved_stops_nothing(bench: Bench, monkey
     def full(*arguments: Any, **keys: Any) -> str:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    (bench.top / "a.env.json").write_bytes(SIDECAR)
+    bench.place("a.env.json", SIDECAR)
     monkeypatch.setattr(bench.queue, "refuse", full)
     await bench.start()
     await bench.passes(ORPHANED)
-    (bench.top / "b.eml").write_bytes(MAIL)
+    bench.place("b.eml", MAIL)
     await bench.passes()
     assert (bench.queued, bench.refused) == (["b.eml"], ["a.env.json"])
     assert "pickup/a.env.json" in bench.tree()
@@ -924,8 +996,8 @@ async def test_each_producer_has_a_folder_with_rules_of_its_own(bench: Bench) ->
     bench.rules = producers(Producer("erp", "pickup"), Producer("shop"))
     for name in ("erp", "erp/new", "shop", "."):
         (bench.top / name).mkdir(exist_ok=True, parents=True)
-        (bench.top / name / "a.eml").write_bytes(BLOCK)
-    (bench.top / "shop" / "plain.eml").write_bytes(MAIL)
+        bench.place(f"{name}/a.eml", BLOCK)
+    bench.place("shop/plain.eml", MAIL)
     await bench.start()
     said = {(one["producer"], one["rule"]) for one in bench.said["message_queued"]}
     assert said == {("erp", "pickup"), ("shop", "headers"), (None, "headers")}
@@ -948,9 +1020,9 @@ async def test_events_wake_the_loop_in_every_folder(bench: Bench) -> None:
     bench.clock.wall = time.time() - 1
     bench.rules = producers(Producer("erp"))
     await bench.start()
-    (bench.top / "part").write_bytes(MAIL)
+    bench.place("part", MAIL)
     (bench.top / "part").rename(bench.top / "erp" / "a.eml")
-    (bench.top / "part").write_bytes(MAIL)
+    bench.place("part", MAIL)
     (bench.top / "part").rename(bench.top / "erp" / "new" / "b")
     await until(lambda: sorted(bench.queued) == ["a.eml", "b"])
 
@@ -960,8 +1032,8 @@ async def test_a_forbidden_sender_fails_and_the_others_go(bench: Bench) -> None:
     bench.rules = producers(Producer("erp", allowed_senders=("@example.org",)))
     await bench.start()
     for path in ("a.eml", "erp/a.eml"):
-        (bench.top / path).write_bytes(MAIL)
-    (bench.top / "erp" / "b.eml").write_bytes(MAIL.replace(b"example.com", b"example.org"))
+        bench.place(path, MAIL)
+    bench.place("erp/b.eml", MAIL.replace(b"example.com", b"example.org"))
     await bench.passes()
     assert sorted(bench.queued) == ["a.eml", "b.eml"]
     (said,) = bench.said["message_failed"]
@@ -974,8 +1046,8 @@ async def test_a_sidecar_in_a_producers_folder_is_claimed_there(bench: Bench) ->
     bench.rules = producers(Producer("erp"))
     await bench.start()
     for folder in ("erp", "erp/new"):
-        (bench.top / folder / "a.env.json").write_bytes(SIDECAR)
-        (bench.top / folder / "a.eml").write_bytes(MAIL)
+        bench.place(f"{folder}/a.env.json", SIDECAR)
+        bench.place(f"{folder}/a.eml", MAIL)
     await bench.passes()
     assert bench.queued == ["a.eml", "a.eml"]
     assert not [path for path in bench.tree() if path.startswith("pickup")]
@@ -987,10 +1059,10 @@ async def test_a_folder_that_is_no_longer_configured_is_named_once(bench: Bench)
     for name in ("old", "old/new", "empty", "tmp", "x.eml"):
         (bench.top / name).mkdir()
     for name in ("old/a.eml", "old/new/b", "old/note.txt", "tmp/c.eml"):
-        (bench.top / name).write_bytes(MAIL)
+        bench.place(name, MAIL)
     if ROOT:
         (bench.top / "theirs").mkdir()
-        (bench.top / "theirs" / "a.eml").write_bytes(MAIL)
+        bench.place("theirs/a.eml", MAIL)
         os.chown(bench.top / "theirs", 65534, 65534)
     await bench.start()
     await bench.passes()
@@ -1016,12 +1088,12 @@ async def test_a_missing_folder_is_said_at_once_and_leaves_nothing_open(bench: B
 async def test_files_of_other_names_are_spoken_of_once(bench: Bench) -> None:
     """Django's *.log, Swift's *.message: after an hour one line says why nothing happens, and again for the next."""
     for name in ("20260101-120000-1234.log", "b.message", "c.filepart", ".d", "~e"):
-        (bench.top / name).write_bytes(MAIL)
+        bench.place(name, MAIL)
     bench.clock.wall = time.time() + STRAY - 60
     await bench.start()
     assert bench.refused == []
     await bench.passes(60)
-    (bench.top / "another.log").write_bytes(MAIL)
+    bench.place("another.log", MAIL)
     await bench.passes(STRAY)
     (said,) = bench.said["pickup_refused"]
     assert said["file"] == "20260101-120000-1234.log"
@@ -1031,7 +1103,7 @@ async def test_files_of_other_names_are_spoken_of_once(bench: Bench) -> None:
         path.unlink()
     await bench.passes()
     assert bench.loop.refused == 0
-    (bench.top / "again.log").write_bytes(MAIL)
+    bench.place("again.log", MAIL)
     bench.clock.wall = time.time() + STRAY
     await bench.passes()
     assert bench.refused == ["20260101-120000-1234.log", "again.log"]
@@ -1045,10 +1117,9 @@ async def test_who_hands_in_too_fast_waits_and_holds_up_nobody_else(bench: Bench
     """So many in any minute are taken, in order; the rest stays and is said once; others' files pass by."""
     bench.paces = Paces(Rate(3, 60.0))
     for number in range(8):
-        (bench.top / f"{number}.eml").write_bytes(MAIL)
-        os.chown(bench.top / f"{number}.eml", 65534, 65534)
+        bench.place(f"{number}.eml", MAIL, owner=65534)
         os.utime(bench.top / f"{number}.eml", (number, number))
-    (bench.top / "ours.eml").write_bytes(MAIL)
+    bench.place("ours.eml", MAIL)
     await bench.start()
     assert bench.queued == ["0.eml", "1.eml", "2.eml", "ours.eml"]
     (said,) = bench.said["pickup_refused"]
@@ -1063,8 +1134,7 @@ async def test_who_hands_in_too_fast_waits_and_holds_up_nobody_else(bench: Bench
     assert bench.queued[7:] == ["6.eml", "7.eml"]
     assert len(bench.said["pickup_refused"]) == 1
     for number in range(8):
-        (bench.top / f"b{number}.eml").write_bytes(MAIL)
-        os.chown(bench.top / f"b{number}.eml", 65534, 65534)
+        bench.place(f"b{number}.eml", MAIL, owner=65534)
     await bench.passes(600)
     assert len(bench.said["pickup_refused"]) == 2
 
@@ -1074,7 +1144,7 @@ async def test_bad_files_count_and_files_that_stay_do_not(bench: Bench) -> None:
     bench.paces = Paces(Rate(2, 60.0))
     os.mkfifo(bench.top / "a.eml")
     for number, data in enumerate((b"", MAIL, MAIL)):
-        (bench.top / f"{number}.eml").write_bytes(data)
+        bench.place(f"{number}.eml", data)
         os.utime(bench.top / f"{number}.eml", (number, number))
     await bench.start()
     assert (bench.failed, bench.queued) == (["0.eml"], ["1.eml"])
@@ -1092,17 +1162,16 @@ def keyed(key: str = "order-42") -> bytes:
 async def test_the_same_key_again_is_dropped(bench: Bench) -> None:
     """Within 24 hours, whatever the file is called and also after a restart; both of its files are gone."""
     for name in ("a", "b"):
-        (bench.top / f"{name}.env.json").write_bytes(keyed())
-        (bench.top / f"{name}.eml").write_bytes(MAIL)
+        bench.place(f"{name}.env.json", keyed())
+        bench.place(f"{name}.eml", MAIL)
     await bench.start()
     first = bench.said["message_queued"][0]["queue_id"]
     assert bench.queued == ["a.eml"]
-    bench.loop.close()
     await bench.end()
     await bench.reopen()
     bench.stop.clear()
-    (bench.new / "c.env.json").write_bytes(keyed())
-    (bench.new / "c").write_bytes(MAIL)
+    bench.place("new/c.env.json", keyed())
+    bench.place("new/c", MAIL)
     await bench.start()
     assert bench.queued == ["a.eml"]
     said = bench.said["message_duplicate"]
@@ -1112,8 +1181,8 @@ async def test_the_same_key_again_is_dropped(bench: Bench) -> None:
     ]
     assert not [path for path in bench.tree() if path.startswith("pickup")]
     bench.clock.wall += 86_401
-    (bench.top / "d.env.json").write_bytes(keyed())
-    (bench.top / "d.eml").write_bytes(MAIL)
+    bench.place("d.env.json", keyed())
+    bench.place("d.eml", MAIL)
     await bench.passes()
     assert bench.queued == ["a.eml", "d.eml"]
 
@@ -1124,9 +1193,7 @@ async def test_a_key_is_its_owners_and_its_producers(bench: Bench) -> None:
     await bench.start()
     for name in ("a", "erp/a", *(["new/b"] if ROOT else [])):
         for path, data in ((f"{name}.env.json", keyed()), (f"{name}.eml", MAIL)):
-            (bench.top / path).write_bytes(data)
-            if name == "new/b":
-                os.chown(bench.top / path, 65534, 65534)
+            bench.place(path, data, owner=65534 if name == "new/b" else -1)
     await bench.passes()
     assert len(bench.queued) == 2 + ROOT
     assert "message_duplicate" not in bench.said
@@ -1134,11 +1201,11 @@ async def test_a_key_is_its_owners_and_its_producers(bench: Bench) -> None:
 
 async def test_a_key_of_a_file_that_failed_is_not_used_up(bench: Bench) -> None:
     """What was never taken may be handed in again, mended, under the same key."""
-    (bench.top / "a.env.json").write_bytes(keyed())
-    (bench.top / "a.eml").write_bytes(b"")
+    bench.place("a.env.json", keyed())
+    bench.place("a.eml", b"")
     await bench.start()
-    (bench.top / "a.env.json").write_bytes(keyed())
-    (bench.top / "a.eml").write_bytes(MAIL)
+    bench.place("a.env.json", keyed())
+    bench.place("a.eml", MAIL)
     await bench.passes()
     assert (bench.failed, bench.queued) == (["a.eml"], ["a.eml"])
 
@@ -1148,11 +1215,11 @@ async def test_a_result_tells_whose_file_became_what(bench: Bench) -> None:
     bench.rules = producers(Producer("erp"), results=True)
     bench.queue.results = Results(bench.directory)
     await bench.start()
-    (bench.top / "erp" / "bad.eml").write_bytes(b"")
-    (bench.top / "plain.eml").write_bytes(MAIL)
+    bench.place("erp/bad.eml", b"")
+    bench.place("plain.eml", MAIL)
     for name in ("one", "two"):
-        (bench.top / "erp" / f"{name}.env.json").write_bytes(keyed())
-        (bench.top / "erp" / f"{name}.eml").write_bytes(MAIL)
+        bench.place(f"erp/{name}.env.json", keyed())
+        bench.place(f"erp/{name}.eml", MAIL)
     await bench.passes()
     results = {path.name: json.loads(path.read_bytes()) for path in (bench.directory / "results").rglob("*.json")}
     assert {name: one["status"] for name, one in results.items()} == {"bad.json": "refused", "two.json": "duplicate"}
@@ -1169,7 +1236,7 @@ async def test_a_forbidden_sender_stays_forbidden_when_it_is_tried_again(bench: 
     bench.rules = producers(Producer("erp", "pickup", ("@example.org",)))
     bench.queue.set_reading(bench.rules.reading)
     await bench.start()
-    (bench.top / "erp" / "a.eml").write_bytes(BLOCK)
+    bench.place("erp/a.eml", BLOCK)
     await bench.passes()
     (entry,) = await entries(bench.queue, failed=True)
     queue_id = entry.message.queue_id

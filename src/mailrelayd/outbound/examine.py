@@ -19,7 +19,7 @@ from mailrelayd.outbound.envelope import MAX_SIDECAR, Derived, Sidecar, parse_si
 from mailrelayd.outbound.headers import Header, Unreadable, pickup_block
 from mailrelayd.outbound.inlets import Inlet
 from mailrelayd.outbound.record import Claim
-from mailrelayd.outbound.stored import ORPHAN, Reading, header_of, stamp_of
+from mailrelayd.outbound.stored import ORPHAN, Head, Reading, head_of, stamp_of
 
 LINKED = 60.0  # seconds that a second link may last: some uploads link the final name, then unlink the first
 
@@ -29,14 +29,17 @@ class Ready:
     """A file that may be taken now."""
 
     uid: int  # whose file it is
-    inode: int
-    size: int
+    head: Head
     derived: Derived
     sidecar: Sidecar | None
     claim: Claim | None
-    header: Header
     has_block: bool  # an X-Sender block stands at the top, whether or not it counts here
     stamp: tuple[int, int, int] | None  # where its producer may still hold it open
+
+    @property
+    def header(self) -> Header:
+        """What it says of itself."""
+        return self.head.header
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,11 @@ class Examiner:
         self._seen: dict[tuple[int, str], tuple[tuple[int, ...], float]] = {}
         self._linked: dict[tuple[int, str], float] = {}
 
+    @property
+    def remembered(self) -> set[tuple[int, str]]:
+        """Files that stay, of which something has to be known at the next look: an inlet's descriptor and a name."""
+        return self._seen.keys() | self._linked.keys()
+
     def forget(self, inlet: Inlet, name: str) -> None:
         """The file has been taken, or is gone."""
         self._seen.pop((inlet.folder.fd, name), None)
@@ -107,19 +115,24 @@ class Examiner:
 
     def look(self, inlet: Inlet, name: str, *, renamed: bool) -> Ready | Later | Refused | Unusable | None:
         """What to do with this name; None: there is nothing (any more). `renamed`: it arrived in one step."""
+        figures = inlet.folder.stat(name)
+        return None if figures is None else self.judge(inlet, name, figures, renamed=renamed)
+
+    def judge(
+        self, inlet: Inlet, name: str, figures: os.stat_result, *, renamed: bool
+    ) -> Ready | Later | Refused | Unusable | None:
+        """The same, where it has just been looked at (lstat)."""
         folder = inlet.folder
-        figures = folder.stat(name)
-        if figures is None:
-            return None
-        owner = owner_name(figures.st_uid)
         if not stat.S_ISREG(figures.st_mode):
             kind = _KINDS.get(stat.S_IFMT(figures.st_mode), "something else")
+            owner = owner_name(figures.st_uid)
             return Refused(f"is {kind}, not a regular file", "write the message itself under this name", owner)
-        if figures.st_nlink > 1 and (answer := self._hard_link(folder, name, figures, owner)):
+        if figures.st_nlink > 1 and (answer := self._hard_link(folder, name, figures)):
             return answer
         if figures.st_size > self.rules.max_message_size:
             reason = f"has {figures.st_size} bytes, more than max_message_size ({self.rules.max_message_size})"
-            return Refused(reason, "send less, or raise [spool] max_message_size and reload", owner)
+            hint = "send less, or raise [spool] max_message_size and reload"
+            return Refused(reason, hint, owner_name(figures.st_uid))
         at_once = renamed or self._is_old(figures)
         if not at_once and (wait := self._settling(folder, name, figures)) > 0:
             return Later(wait, "its producer may still be writing: it has to stay unchanged for [spool] settle")
@@ -128,7 +141,7 @@ class Examiner:
         except FileNotFoundError:
             return None
         except PermissionError:
-            mode = stat.S_IMODE(figures.st_mode)
+            mode, owner = stat.S_IMODE(figures.st_mode), owner_name(figures.st_uid)
             return Refused(
                 f"cannot be read: mode {mode:04o}, owner {owner}",
                 "the producer must make it readable for the group, e.g. os.fchmod(fd, 0o640) before the rename, "
@@ -150,9 +163,10 @@ class Examiner:
         sidecar, claim = found
         if figures.st_size == 0:
             return Unusable("the file is empty", figures.st_uid, claim)
-        header = header_of(descriptor)
-        if isinstance(header, Unreadable):
-            return Unusable(header.reason, figures.st_uid, claim)
+        head = head_of(descriptor, figures)
+        if isinstance(head, Unreadable):
+            return Unusable(head.reason, figures.st_uid, claim)
+        header = head.header
         reading = self.rules.reading
         derived = read_envelope(
             header,
@@ -169,7 +183,7 @@ class Examiner:
             return Unusable(_DJANGO, figures.st_uid, claim)
         stamp = None if renamed else stamp_of(figures)
         has_block = bool(pickup_block(header))
-        return Ready(figures.st_uid, figures.st_ino, figures.st_size, derived, sidecar, claim, header, has_block, stamp)
+        return Ready(figures.st_uid, head, derived, sidecar, claim, has_block, stamp)
 
     def _is_old(self, figures: os.stat_result) -> bool:
         """Older than `settle` by both times: the mtime can be set back (cp -p), the ctime cannot."""
@@ -185,9 +199,7 @@ class Examiner:
             since = mono
         return max(since + self.rules.settle - mono, 0.0)
 
-    def _hard_link(
-        self, folder: durable.Folder, name: str, figures: os.stat_result, owner: str
-    ) -> Later | Refused | None:
+    def _hard_link(self, folder: durable.Folder, name: str, figures: os.stat_result) -> Later | Refused | None:
         mono = self._clock.monotonic()
         first = self._linked.setdefault((folder.fd, name), mono)
         if figures.st_nlink == 2 and mono - first < LINKED:
@@ -195,7 +207,7 @@ class Examiner:
         return Refused(
             f"has {figures.st_nlink} names (hard links): it may be somebody else's file",
             "write a file of its own, or remove the other names",
-            owner,
+            owner_name(figures.st_uid),
         )
 
     def _sidecar(
@@ -204,12 +216,13 @@ class Examiner:
         """NAME.env.json beside NAME or NAME.eml. It speaks for the message only if the same user wrote it."""
         folder = inlet.folder
         stem = name[:-4] if name.lower().endswith(".eml") else name
-        beside = next((n for n in dict.fromkeys((stem + ORPHAN, name + ORPHAN)) if folder.stat(n)), None)
-        if beside is None:
+        beside, there = stem + ORPHAN, folder.stat(stem + ORPHAN)
+        if there is None and stem != name:
+            beside, there = name + ORPHAN, folder.stat(name + ORPHAN)
+        if there is None:
             return None, None
-        there = folder.stat(beside)
-        owner = owner_name(figures.st_uid)
-        if there is None or not stat.S_ISREG(there.st_mode) or there.st_nlink != 1 or there.st_uid != figures.st_uid:
+        if not stat.S_ISREG(there.st_mode) or there.st_nlink != 1 or there.st_uid != figures.st_uid:
+            owner = owner_name(figures.st_uid)
             return Refused(
                 f"waits: its sidecar {beside} is not a regular file with one name that belongs to {owner}",
                 "the producer must write both, the sidecar first; or remove the sidecar",

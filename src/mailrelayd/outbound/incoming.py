@@ -133,7 +133,6 @@ class Entrance:
             self._moves.into(self._queue, f"{queue_id}.eml", folder, name, entry)
             self._check_regular(queue_id, name)
             # From here on it is ours, whatever the disk says.
-            self._moves.claimed_from(folder)
             if message.key:
                 self._keys.remember(message.key, queue_id, self._clock.now())
         there = None

@@ -6,9 +6,10 @@ Only read here. Whatever else stands in them (other names, other folders) is the
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from mailrelayd import durable
@@ -19,6 +20,8 @@ ORPHANED = 36 * 3600.0  # seconds after which a sidecar without message is put a
 STRAY = 3600.0  # seconds after which a name that is never taken is spoken of
 NOT_FINAL = (".tmp", ".part", ".partial", ".filepart", ".swp", ".crdownload", ORPHAN)
 OUR_OWN = frozenset({"tmp", "new"})
+SOME = 1000  # sidecars put aside after one look; the next finds the others
+_ENDINGS = tuple("." + "".join(letters) for letters in product("eE", "mM", "lL"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +46,6 @@ class Inlet:
         return is_candidate(name, maildir=self.maildir)
 
 
-@dataclass(frozen=True, slots=True)
-class Contents:
-    """What stands in an inlet at one moment."""
-
-    candidates: tuple[str, ...]
-    orphans: tuple[str, ...]  # sidecars whose message did not come within ORPHANED
-    strays: tuple[str, ...]  # files that nobody will ever take under this name
-
-
 def is_candidate(name: str, *, maildir: bool) -> bool:
     """Whether a name may be a message at all: `*.eml` at the top, any final name in new/."""
     return _is_final(name) and (maildir or name.lower().endswith(".eml"))
@@ -74,31 +68,41 @@ def open_inlets(pickup: Path, producers: Iterable[Producer]) -> dict[int, Inlet]
         return inlets
 
 
-def contents(inlet: Inlet, now: float) -> Contents:
-    """Look through an inlet. `now`: seconds since the epoch. Raises OSError."""
-    candidates: list[str] = []
-    sidecars: list[str] = []
-    others: list[str] = []
-    for name in inlet.folder.names():
-        if inlet.is_candidate(name):
-            candidates.append(name)
-        elif name.endswith(ORPHAN):
-            sidecars.append(name)
-        elif _is_final(name):
-            others.append(name)
+class Survey:
+    """One look through an inlet: gives out the names that may be messages, and remembers what else it met."""
 
-    def is_old(name: str, seconds: float) -> bool:
-        figures = inlet.folder.stat(name)
-        return figures is not None and stat.S_ISREG(figures.st_mode) and now - figures.st_ctime >= seconds
+    def __init__(self, inlet: Inlet, now: float) -> None:
+        """`now`: seconds since the epoch."""
+        self._inlet = inlet
+        self._now = now
+        self.orphans: list[str] = []  # sidecars whose message did not come within ORPHANED, at most SOME of them
+        self.removed = False  # the folder itself: what stands under its name by now is another
+        self.strays = 0  # files that nobody will ever take under their name
+        self.stray = ""  # the first of them
 
-    stems = (name[:-4] for name in candidates if name.lower().endswith(".eml"))
-    messages = {*candidates, *others, *stems} if sidecars else set[str]()
-    alone = (name for name in sidecars if name[: -len(ORPHAN)] not in messages)
-    return Contents(
-        tuple(candidates),
-        tuple(name for name in alone if is_old(name, ORPHANED)),
-        tuple(name for name in others if is_old(name, STRAY)),
-    )
+    def __iter__(self) -> Iterator[str]:
+        """In no order, and once only. Raises OSError."""
+        figures = self._inlet.folder.stat(".")
+        self.removed = figures is None or figures.st_nlink == 0
+        for name in self._inlet.folder.names():
+            if self._inlet.is_candidate(name):
+                yield name
+            elif name.endswith(ORPHAN):
+                if len(self.orphans) < SOME and self._is_old(name, ORPHANED) and self._is_alone(name):
+                    self.orphans.append(name)
+            elif _is_final(name) and self._is_old(name, STRAY):
+                self.strays += 1
+                self.stray = min(self.stray or name, name)
+
+    def _is_old(self, name: str, seconds: float) -> bool:
+        figures = self._inlet.folder.stat(name)
+        return figures is not None and stat.S_ISREG(figures.st_mode) and self._now - figures.st_ctime >= seconds
+
+    def _is_alone(self, name: str) -> bool:
+        """Asked name by name, as whoever has very many files may have as many sidecars."""
+        stem = name[: -len(ORPHAN)]
+        messages = (one for one in (stem, *(stem + ending for ending in _ENDINGS)) if _is_final(one))
+        return all(self._inlet.folder.stat(one) is None for one in messages)
 
 
 def unread_folders(pickup: Path, producers: Iterable[Producer]) -> dict[str, int]:

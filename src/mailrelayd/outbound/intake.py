@@ -14,7 +14,7 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -58,6 +58,21 @@ class _User:
     turns: asyncio.Semaphore
     connections: int = 0
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)  # of headers: a hostile one costs seconds
+
+
+@dataclass(slots=True)
+class _Received:
+    """A message that is being handed in, as far as it has come."""
+
+    options: submission.Options
+    uid: int
+    key: str
+    incoming: Incoming
+    terms: Terms
+    head: bytes = b""  # until its header is complete
+    edited: Edited | None = None  # from then on
+    admitted: Admitted | None = None  # whom it may ask for approval
+    size: int = 0  # bytes written
 
 
 class Intake:
@@ -212,12 +227,10 @@ class Intake:
             incoming = self._spool.begin()
         try:
             self._check_room(incoming, terms)
-            edited, admitted, size = await _in_time(
-                self._receive(caller, options, uid, incoming, terms), "the message did not arrive in time"
-            )
+            received = _Received(options, uid, key, incoming, terms)
+            message = await _in_time(self._receive(caller, received), "the message did not arrive in time")
             with _stored():
-                message = await self._in_thread(self._message, edited.envelope, admitted, size, uid, key)
-                said = partial(_said, message, size, uid)
+                said = partial(_said, message, uid)
                 queue_id = await _to_its_end(self._spool.hand_in(incoming, message, said))
         except BaseException:
             incoming.discard()
@@ -227,37 +240,43 @@ class Intake:
             return queue_id, True
         return queue_id, False
 
-    async def _receive(
-        self, caller: Caller, options: submission.Options, uid: int, incoming: Incoming, terms: Terms
-    ) -> tuple[Edited, Admitted | None, int]:
-        """Put the message into `incoming`, its header edited: that, whom it may ask, and the size in bytes."""
-        head, size = b"", 0
-        edited: Edited | None = None
-        admitted: Admitted | Unreadable | None = None
-        async with aclosing(caller.blocks(terms.max_message_size)) as blocks:
+    async def _receive(self, caller: Caller, received: _Received) -> QueuedMessage:
+        """Put the message into a file, its header edited: what is queued then. Raises RefusedError."""
+        message: QueuedMessage | None = None
+        async with aclosing(caller.blocks(received.terms.max_message_size)) as blocks:
             async for block, last in blocks:
-                data = block
-                if edited is None:
-                    head += block
-                    # In a thread: a hostile header takes a second, and the user database may be on another machine.
-                    async with self._users[uid].reading:
-                        judged = await self._in_thread(_judge, options, head, uid, terms.site, last)
-                    if isinstance(judged, Unreadable):
-                        raise RefusedError(os.EX_DATAERR, judged.reason)
-                    if judged is None:
-                        continue
+                # A hostile header takes a second: those of one user are read one after the other.
+                turn = self._users[received.uid].reading if received.edited is None else nullcontext()
+                async with turn:
                     with _stored():
-                        admitted = await self._in_thread(admit, self._spool, judged.parsed, judged.envelope, uid)
-                    if isinstance(admitted, Unreadable):
-                        raise RefusedError(os.EX_DATAERR, admitted.reason)
-                    edited, data = judged, judged.header + head[judged.body :]
-                self._check_room(incoming, terms)
-                with _stored():
-                    await self._in_thread(incoming.write, data)
-                size += len(data)
-        assert edited is not None  # the last block is judged as the end
-        assert not isinstance(admitted, Unreadable)
-        return edited, admitted, size
+                        message = await self._in_thread(self._add, received, block, last)
+        assert message is not None  # the last block makes it
+        return message
+
+    def _add(self, received: _Received, block: bytes, last: bool) -> QueuedMessage | None:
+        """In a thread, in one go: judge the header, write the bytes; the message, once it is complete.
+
+        A hostile header takes a second, and the user database may be on another machine. Raises RefusedError, OSError.
+        """
+        options, uid, terms = received.options, received.uid, received.terms
+        data = block
+        if received.edited is None:
+            received.head += block
+            judged = _judge(options, received.head, uid, terms.site, last)
+            if isinstance(judged, Unreadable):
+                raise RefusedError(os.EX_DATAERR, judged.reason)
+            if judged is None:
+                return None
+            admitted = admit(self._spool, judged.parsed, judged.envelope, uid)
+            if isinstance(admitted, Unreadable):
+                raise RefusedError(os.EX_DATAERR, admitted.reason)
+            received.edited, received.admitted = judged, admitted
+            data = judged.header + received.head[judged.body :]
+            received.head = b""
+        self._check_room(received.incoming, terms)
+        received.incoming.write(data)
+        received.size += len(data)
+        return self._message(received, received.edited.envelope) if last else None
 
     def _check_room(self, incoming: Incoming, terms: Terms) -> None:
         figures = os.statvfs(incoming.fd)
@@ -275,13 +294,20 @@ class Intake:
             await asyncio.wait([future])
             raise
 
-    def _message(self, envelope: Envelope, admitted: Admitted | None, size: int, uid: int, key: str) -> QueuedMessage:
+    def _message(self, received: _Received, envelope: Envelope) -> QueuedMessage:
         queue_id = self._spool.new_id()
         arrived_at = min(queueid.arrived_at(queue_id), self._clock.now())  # ids may be ahead after a wrong date
         message = QueuedMessage(
-            queue_id, envelope, Progress(arrived_at), size, "submit", producer=keys.SUBMIT, uid=uid, key=key
+            queue_id,
+            envelope,
+            Progress(arrived_at),
+            received.size,
+            "submit",
+            producer=keys.SUBMIT,
+            uid=received.uid,
+            key=received.key,
         )
-        return message if admitted is None else copies.asking(message, admitted)
+        return message if received.admitted is None else copies.asking(message, received.admitted)
 
 
 def _judge(
@@ -325,13 +351,13 @@ async def _in_time(work: Awaitable[T], reason: str) -> T:
         raise RefusedError(os.EX_TEMPFAIL, reason) from None
 
 
-def _said(message: QueuedMessage, size: int, uid: int) -> None:
+def _said(message: QueuedMessage, uid: int) -> None:
     """In the log before it is due: its delivery may be the next line."""
     events.message_queued(
         queue_id=message.queue_id,
         sender=message.envelope.sender,
         nrcpt=len(message.envelope.recipients),
-        size=size,
+        size=message.size,
         file="",
         uid=uid,
         rule=message.rule,

@@ -6,7 +6,6 @@ not work, a full disk for example, the message waits.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from contextlib import closing
@@ -18,7 +17,7 @@ from mailrelayd.outbound.envelope import not_enabled
 from mailrelayd.outbound.headers import APPROVAL_FIELDS, Header, Unreadable
 from mailrelayd.outbound.moves import Report
 from mailrelayd.outbound.queue import Requests
-from mailrelayd.outbound.stored import FileSource, stamp_of
+from mailrelayd.outbound.stored import FileSource
 from mailrelayd.outbound.values import Admitted, Envelope, QueuedMessage
 
 DISABLED = "a request for approval waits: approvals are not enabled (any more)"
@@ -95,7 +94,5 @@ class Openings:
     def _open(self, message: QueuedMessage) -> None:
         if self.requests is None:
             raise OSError(0, DISABLED)
-        descriptor = self._queue.open(f"{message.queue_id}.eml")
-        figures = os.fstat(descriptor)
-        with closing(FileSource(descriptor, stamp_of(figures), figures.st_uid)) as source:
+        with closing(FileSource.of(self._queue, f"{message.queue_id}.eml")) as source:
             self.requests.opened(message, source)

@@ -7,30 +7,33 @@ is not taken is ever changed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
-from asyncinotify import Inotify, Mask
-
-from mailrelayd import durable
 from mailrelayd.clock import Clock
 from mailrelayd.config.units import write_rate
 from mailrelayd.operate import events
 from mailrelayd.outbound.examine import Later, Refused, Rules, owner_name
-from mailrelayd.outbound.inlets import Contents, Inlet, contents, open_inlets, unread_folders
-from mailrelayd.outbound.leftovers import LOOK, Leftovers, leftovers
+from mailrelayd.outbound.gather import Gatherer, Key, Piece
+from mailrelayd.outbound.inlets import Inlet, Survey, open_inlets, unread_folders
+from mailrelayd.outbound.oldest import Entry
 from mailrelayd.outbound.pace import Paces
 from mailrelayd.outbound.spool import Spool
 from mailrelayd.outbound.taking import Duplicate, Failed, Result, Slowed, Taken, Taker, Trouble
+from mailrelayd.outbound.watch import Watch
+
+T = TypeVar("T")
 
 SWEEP = 30.0  # seconds between two looks at everything (network file systems give no events)
 BLIND_SWEEP = 2.0  # the same where the kernel gives no events at all
-PIECE = 50  # files taken in one go, so that a burst does not make the first of it wait
-WATCHED = Mask.MOVED_TO | Mask.CLOSE_WRITE | Mask.CREATE
+MANY = 16_384  # files whose next look is planned one by one; a sweep finds the others
 
-_Key = tuple[int, str]  # an inlet's descriptor and a name in it
 _STRAYS = ""  # stands for an inlet's files of names that are never taken
 _UNFINISHED = "tmp/"  # and this for those in its tmp/ that nobody finishes
+_REMOVED = "./"  # and this for the folder itself
 
 
 def _refused(trouble: Trouble) -> Refused:
@@ -38,8 +41,18 @@ def _refused(trouble: Trouble) -> Refused:
     return Refused(reason, "look at the file system; it is tried again", "")
 
 
+def _gone(inlet: Inlet) -> Refused:
+    reason = f"was removed ({inlet.folder.path}): nothing is taken that comes under its name"
+    return Refused(reason, "make the folder anew, and reload", "")
+
+
 class Pickup:
-    """The loop: events and sweeps in, claimed messages out, in order of (mtime, name)."""
+    """The loop: events and sweeps in, claimed messages out, in order of (mtime, name).
+
+    What waits for the disk, and for the kernel's events, does so in one thread: between a producer's rename and the
+    queue stands one waking of that thread and one of the loop. Of a burst the first is under way while the others are
+    looked at; the thread goes on piece by piece, once the loop has heard of the last, and so memory stays bounded.
+    """
 
     def __init__(self, directory: Path, spool: Spool, rules: Rules, clock: Clock, paces: Paces | None = None) -> None:
         """Raises OSError where pickup/ or a producer's folder, its tmp or new is not there.
@@ -48,22 +61,26 @@ class Pickup:
         """
         self._directory = directory
         self._inlets = open_inlets(directory, rules.reading.producers)
-        self._by_path = {inlet.folder.path: inlet for inlet in self._inlets.values()}
         self._spool = spool
         self._clock = clock
         self._rules = rules
         self._paces = paces or Paces(None)
         self._taker = Taker(spool, rules, clock, self._paces)
-        self._hints: dict[_Key, bool] = {}  # it came by rename
-        self._again: dict[_Key, float] = {}  # when to look again, on clock.monotonic()
-        self._told: dict[_Key, str] = {}  # what was said about a file that stays
-        self._slowed: dict[_Key, int] = {}  # files that wait for [guard] producer_rate, and whose they are
+        self._results: deque[tuple[Key, Result]] = deque()  # from the thread, not told yet
+        self._gatherer = Gatherer(
+            self._inlets, self._taker, rules.min_free, spool.directory / "queue", self._results, self._wake_loop
+        )
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="pickup")
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._again: dict[Key, float] = {}  # when to look again, on clock.monotonic()
+        self._ripe_at = float("inf")  # when the first of these is due
+        self._told: dict[Key, str] = {}  # what was said about a file that stays
+        self._slowed: dict[Key, int] = {}  # files that wait for [guard] producer_rate, and whose they are
         self._told_slow: set[int] = set()  # whose waiting was spoken of
-        self._leftovers: dict[int, Leftovers] = {}  # by inlet
-        self._leftovers_at = 0.0  # when they are looked for again, on clock.monotonic()
         self._unread_named = False
-        self._overflowed = False
+        self._sweep_at = 0.0  # on clock.monotonic()
         self._full = False
+        self._bug: Exception | None = None  # met outside of `run`, which ends with it
         self._news = asyncio.Event()
 
     @property
@@ -72,7 +89,8 @@ class Pickup:
         return len(self._told)
 
     def close(self) -> None:
-        """Give the descriptors back."""
+        """Give the descriptors back, once nobody works with them any more."""
+        self._thread.shutdown(wait=True)
         for inlet in self._inlets.values():
             inlet.folder.close()
 
@@ -82,101 +100,119 @@ class Pickup:
 
     async def run(self, stop: asyncio.Event, beat: Callable[[float], None]) -> None:
         """Take what is ready until `stop`. `beat` is told within how many seconds it will be called again."""
-        inotify = self._watch()
-        reader = asyncio.create_task(self._hear(inotify), name="inotify") if inotify else None
+        self._loop = asyncio.get_running_loop()
+        watch = self._watch()
         try:
-            sweep_at = self._clock.monotonic()
+            self._sweep_at = self._clock.monotonic()
             while not stop.is_set():
                 beat(SWEEP * 2)
-                if reader is not None and reader.done():
-                    events.queue_trouble(doing="watch the pickup folder", reason=str(reader.exception()))
-                    reader = None
+                if self._bug is not None:
+                    raise self._bug
                 try:
-                    if self._clock.monotonic() >= sweep_at or self._overflowed:
-                        self._overflowed = False
-                        sweep_at = self._clock.monotonic() + (SWEEP if reader else BLIND_SWEEP)
-                        await self._sweep()
-                    await self._take_hinted(stop, beat)
+                    if self._clock.monotonic() >= self._sweep_at:
+                        self._sweep_at = self._clock.monotonic() + (SWEEP if watch else BLIND_SWEEP)
+                        await self._sweep(stop, beat)
+                    elif hints := self._ripe():
+                        await self._take(self._gatherer.in_order(hints), stop, beat)
+                    else:
+                        await self._rest(watch, stop, beat)
                 except OSError as error:  # too many open files, a file system that is away: the next sweep sees
                     events.queue_trouble(doing="look into the pickup folder", reason=error.strerror or str(error))
-                until = min([sweep_at, *self._again.values()])
-                if not self._hints and not self._overflowed:
-                    self._news.clear()
-                    if not stop.is_set():
-                        await self._clock.wait(self._news, max(until - self._clock.monotonic(), 0.0))
-                self._ripen()
         finally:
-            if reader is not None:
-                reader.cancel()
-                await asyncio.wait([reader])
-            if inotify is not None:
-                inotify.close()
+            if watch is not None:
+                watch.poke()
+                await self._in_thread(watch.close)  # behind whatever it still does
 
-    def _watch(self) -> Inotify | None:
+    def _watch(self) -> Watch | None:
         """Listen to the kernel's events. Where it has no more to give (fs.inotify limits), sweeps have to do."""
-        inotify: Inotify | None = None
         try:
-            inotify = Inotify()
-            for path in self._by_path:  # before the first sweep: what comes while it looks is told by an event
-                inotify.add_watch(path, WATCHED)
+            # Before the first sweep: what comes while it looks is told by an event.
+            return Watch(inlet.folder for inlet in self._inlets.values())
         except OSError as error:
             events.queue_trouble(doing="watch the pickup folder", reason=error.strerror or str(error))
-            if inotify is not None:
-                inotify.close()
             return None
-        return inotify
 
-    async def _hear(self, inotify: Inotify) -> None:
-        async for event in inotify:
-            inlet = self._by_path.get(event.watch.path) if event.watch is not None else None
-            if event.name is None or inlet is None:  # the kernel's queue overflowed: the sweep finds the rest
-                self._overflowed = True
-            else:
-                name = str(event.name)
-                if inlet.is_candidate(name):
-                    renamed = bool(event.mask & Mask.MOVED_TO)
-                    key = (inlet.folder.fd, name)
-                    self._hints[key] = renamed or self._hints.get(key, False)
-            self._news.set()
+    async def _rest(self, watch: Watch | None, stop: asyncio.Event, beat: Callable[[float], None]) -> None:
+        """Until it is time to look again; what comes meanwhile is taken."""
+        self._news.clear()
+        if stop.is_set():
+            return
+        seconds = max(min(self._sweep_at, self._ripe_at) - self._clock.monotonic(), 0.0)
+        if watch is None:
+            await self._clock.wait(self._news, seconds)
+            return
+        timer = asyncio.create_task(self._clock.wait(self._news, seconds), name="pickup-timer")
+        timer.add_done_callback(lambda over: None if over.cancelled() else watch.poke())
+        try:
+            heard = await self._in_thread(self._gatherer.listen, watch)
+        finally:
+            timer.cancel()
+            await asyncio.wait([timer])
+        self._tell_results()
+        if heard.news.lost:
+            self._sweep_at = self._clock.monotonic()
+        if heard.piece is not None:
+            await self._take(heard.entries, stop, beat, heard.piece)
 
-    def _ripen(self) -> None:
-        """Turn waits that are over into hints."""
+    def _look_again(self, key: Key, seconds: float) -> None:
+        """A file that stays for now; beyond MANY of them the next sweep has to do."""
+        if key in self._again or len(self._again) < MANY:
+            self._again[key] = self._clock.monotonic() + seconds
+            if self._again[key] < self._ripe_at:
+                self._ripe_at = self._again[key]
+                self._news.set()
+
+    def _ripe(self) -> dict[Key, bool]:
+        """Files whose wait is over. How they came is not known any more."""
         mono = self._clock.monotonic()
-        for key in [key for key, at in self._again.items() if at <= mono]:
+        if mono < self._ripe_at:
+            return {}
+        hints = dict.fromkeys([key for key, at in self._again.items() if at <= mono], False)
+        for key in hints:
             del self._again[key]
-            self._hints.setdefault(key, False)
+            self._slowed.pop(key, None)  # waits again, or not
+        self._ripe_at = min(self._again.values(), default=float("inf"))
+        return hints
 
-    async def _sweep(self) -> None:
+    async def _in_thread(self, work: Callable[..., T], *given: object) -> T:
+        """What the pickup's thread answers."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *given)
+
+    async def _sweep(self, stop: asyncio.Event, beat: Callable[[float], None]) -> None:
         """Everything that stands there, sidecars that lost their message, and names that nobody will ever take."""
-        found, aside = await asyncio.to_thread(self._scan)
-        for key, result in aside.items():
+        now, mono = self._clock.now(), self._clock.monotonic()
+        remembered = {*self._told, *self._taker.remembered}
+        found = await self._in_thread(self._gatherer.scan, remembered, now, mono)
+        there = found.there | found.aside.keys()
+        there |= {(fd, _STRAYS) for fd, survey in found.surveys.items() if survey.strays}
+        there |= {(fd, _REMOVED) for fd, survey in found.surveys.items() if survey.removed}
+        there |= {(fd, _UNFINISHED) for fd in found.unfinished}
+        self._told = {key: told for key, told in self._told.items() if key in there}
+        self._taker.forget_all_but(there)
+        for key, result in found.aside.items():
             if isinstance(result, Trouble):
                 self._say(key, _refused(result))  # the next sweep tries again
             else:
                 self._tell(key, result)
-        present = set[_Key](aside)
-        for fd, there in found.items():
-            for name in there.candidates:
-                present.add((fd, name))
-                self._hints.setdefault((fd, name), self._inlets[fd].maildir)
-            if there.strays:
-                present.add((fd, _STRAYS))
-                self._name_strays(self._inlets[fd], there.strays)
-        for fd, left in self._leftovers.items():
-            present.add((fd, _UNFINISHED))
+        for fd, survey in found.surveys.items():
+            if survey.strays:
+                self._name_strays(self._inlets[fd], survey)
+            if survey.removed:
+                self._say((fd, _REMOVED), _gone(self._inlets[fd]))
+        for fd, left in found.unfinished.items():
             self._say((fd, _UNFINISHED), left.refused(), f"tmp/{left.name}")
-        self._told = {key: told for key, told in self._told.items() if key in present}
-        self._taker.forget_all_but(present)
         if not self._unread_named:
             await self._name_unread()
+        self._slowed.clear()
+        await self._take(found.entries, stop, beat)
 
-    def _name_strays(self, inlet: Inlet, strays: tuple[str, ...]) -> None:
+    def _name_strays(self, inlet: Inlet, survey: Survey) -> None:
         key = (inlet.folder.fd, _STRAYS)
         if key not in self._told:  # once, however many follow, until they are gone
             self._told[key] = ""
-            others = len(strays) - 1
+            others = survey.strays - 1
             events.pickup_refused(
-                file=inlet.shown(min(strays)),
+                file=inlet.shown(survey.stray),
                 owner="",
                 reason="is never taken under this name" + (f", like {others} more here" if others else ""),
                 hint="only *.eml is read there: rename what is a message, remove the rest",
@@ -184,7 +220,7 @@ class Pickup:
 
     async def _name_unread(self) -> None:
         """Speak once of files in folders of producers that are not configured any more: they stay."""
-        unread = await asyncio.to_thread(unread_folders, self._directory, self._rules.reading.producers)
+        unread = await self._in_thread(unread_folders, self._directory, self._rules.reading.producers)
         self._unread_named = True
         for name, count in unread.items():
             events.pickup_refused(
@@ -194,67 +230,41 @@ class Pickup:
                 hint=f"add [pickup.{name}] and reload, or move the files into pickup/new",
             )
 
-    def _scan(self) -> tuple[dict[int, Contents], dict[_Key, Failed | Trouble]]:
-        found: dict[int, Contents] = {}
-        aside: dict[_Key, Failed | Trouble] = {}
-        for fd, inlet in self._inlets.items():
-            found[fd] = contents(inlet, self._clock.now())
-            for name in found[fd].orphans:
-                aside[fd, name] = self._taker.put_aside(inlet, name)
-        if self._clock.monotonic() >= self._leftovers_at:
-            self._leftovers_at = self._clock.monotonic() + LOOK
-            tops = {fd: inlet for fd, inlet in self._inlets.items() if not inlet.maildir}
-            self._leftovers = {fd: left for fd, inlet in tops.items() if (left := leftovers(inlet, self._clock.now()))}
-        return found, aside
-
-    async def _take_hinted(self, stop: asyncio.Event, beat: Callable[[float], None]) -> None:
-        hints, self._hints = self._hints, {}
-        if not hints or not self._has_room(hints):
-            return
-        ordered = await asyncio.to_thread(self._in_order, hints)
-        for start in range(0, len(ordered), PIECE):
-            if stop.is_set():
-                return
+    async def _take(
+        self, entries: Iterator[Entry], stop: asyncio.Event, beat: Callable[[float], None], piece: Piece | None = None
+    ) -> None:
+        """Piece by piece, until there are no more, there is no room, or `stop`. `piece`: the first one, taken."""
+        more = True
+        while more and not stop.is_set():
             beat(SWEEP * 2)
-            piece = ordered[start : start + PIECE]
-            for key, result in await asyncio.to_thread(self._take_all, piece):
-                self._tell(key, result)
+            taken = piece if piece is not None else await self._in_thread(self._gatherer.take, entries)
+            self._tell_results()
+            self._say_room(taken.free)
+            piece, more = None, taken.more
         self._told_slow &= set(self._slowed.values())
 
-    def _has_room(self, hints: dict[_Key, bool]) -> bool:
+    def _wake_loop(self) -> None:
+        """In the thread: there are results."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._tell_results)
+
+    def _tell_results(self) -> None:
+        try:
+            with events.together():
+                while self._results:
+                    self._tell(*self._results.popleft())
+        except Exception as error:  # noqa: BLE001 - `run` raises it: the loop would log it and go on
+            self._bug = error
+            self.wake()
+
+    def _say_room(self, free: int) -> None:
         """Whether [spool] min_free is still there; else nothing is taken, and that is said once."""
-        free = durable.free_space(next(iter(self._inlets.values())).folder)
         full = free < self._rules.min_free
         if full != self._full:
             self._full = full
             events.spool_full(free=free, min_free=self._rules.min_free, full=full)
-        if full:
-            self._again.update(dict.fromkeys(hints, self._clock.monotonic() + SWEEP))
-        return not full
 
-    def _in_order(self, hints: dict[_Key, bool]) -> list[tuple[_Key, int, bool]]:
-        """By (mtime, name): the order in which they were written, as far as anybody can tell; each with its owner."""
-        decorated = []
-        for (fd, name), renamed in hints.items():
-            inlet = self._inlets[fd]
-            figures = inlet.folder.stat(name)
-            self._slowed.pop((fd, name), None)  # waits again, or not
-            if figures is None:
-                self._taker.forget(inlet, name)
-            else:
-                decorated.append((figures.st_mtime_ns, name, (fd, name), figures.st_uid, renamed))
-        decorated.sort()
-        return [(key, owner, renamed) for _, _, key, owner, renamed in decorated]
-
-    def _take_all(self, piece: Iterable[tuple[_Key, int, bool]]) -> list[tuple[_Key, Result]]:
-        results = []
-        for (fd, name), owner, renamed in piece:
-            result = self._taker.take(self._inlets[fd], name, owner, renamed=renamed)
-            if result is not None:
-                results.append(((fd, name), result))
-        return results
-
-    def _tell(self, key: _Key, result: Result) -> None:
+    def _tell(self, key: Key, result: Result) -> None:
         """Log what happened, and let the queue know."""
         inlet, name = self._inlets[key[0]], key[1]
         producer = inlet.producer.name or None
@@ -272,7 +282,7 @@ class Pickup:
                     rule=message.rule,
                     producer=producer,
                 )
-                self._spool.arrived(message, result.stamp)
+                self._spool.arrived(message, result.stamp, result.head)
             case Duplicate():
                 self._told.pop(key, None)
                 events.message_duplicate(queue_id=result.queue_id, file=name, uid=result.uid, producer=producer)
@@ -280,15 +290,16 @@ class Pickup:
                 self._told.pop(key, None)
                 events.message_unreadable(queue_id=result.queue_id, detail=result.detail, file=inlet.shown(name))
             case Slowed():
-                self._again[key] = self._clock.monotonic() + result.seconds
-                self._slowed[key] = result.uid
+                self._look_again(key, result.seconds)
+                if key in self._again:
+                    self._slowed[key] = result.uid
                 self._say_slow(inlet.shown(name), result)
             case Later():
-                self._again[key] = self._clock.monotonic() + result.seconds
+                self._look_again(key, result.seconds)
             case Refused():
                 self._say(key, result)
             case Trouble():
-                self._again[key] = self._clock.monotonic() + SWEEP
+                self._look_again(key, SWEEP)
                 self._say(key, _refused(result))
 
     def _say_slow(self, file: str, slowed: Slowed) -> None:
@@ -302,7 +313,7 @@ class Pickup:
                 hint="nothing is lost, files are taken at this rate; raise it if this is meant, or stop the producer",
             )
 
-    def _say(self, key: _Key, refused: Refused, name: str = "") -> None:
+    def _say(self, key: Key, refused: Refused, name: str = "") -> None:
         """Once per file and reason: the sweep meets it again every 30 s. `name`: where the key is none."""
         if self._told.get(key) != refused.reason:
             self._told[key] = refused.reason

@@ -20,6 +20,7 @@ from mailrelayd.outbound.openings import admit
 from mailrelayd.outbound.pace import Paces
 from mailrelayd.outbound.record import Claim
 from mailrelayd.outbound.spool import Spool
+from mailrelayd.outbound.stored import Head
 from mailrelayd.outbound.values import Progress, QueuedMessage
 
 _ALONE = "a sidecar whose message never came"
@@ -32,6 +33,7 @@ class Taken:
     message: QueuedMessage
     uid: int
     stamp: tuple[int, int, int] | None
+    head: Head  # what was read of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,19 +81,17 @@ class Taker:
         self._paces = paces
         self._examiner = Examiner(rules, clock)
 
-    def forget(self, inlet: Inlet, name: str) -> None:
-        """The file is gone."""
-        self._examiner.forget(inlet, name)
+    @property
+    def remembered(self) -> set[tuple[int, str]]:
+        """Files that stay, of which something is known: an inlet's descriptor and a name."""
+        return self._examiner.remembered
 
     def forget_all_but(self, there: Collection[tuple[int, str]]) -> None:
         """Files that are not `there` (an inlet's descriptor and a name) are gone."""
         self._examiner.forget_all_but(there)
 
-    def take(self, inlet: Inlet, name: str, owner: int, *, renamed: bool) -> Result | None:
-        """Take it if it is ready; None: there is nothing. `owner`: whose it is; `renamed`: it arrived in one step."""
-        # Before a file is looked into, so that nobody's flood costs more than its names.
-        if wait := self._paces.wait(owner, self._clock.monotonic()):
-            return Slowed(owner, wait)
+    def take(self, inlet: Inlet, name: str, *, renamed: bool) -> Result | None:
+        """Take it if it is ready; None: there is nothing (any more). `renamed`: it arrived in one step."""
         try:
             return self._take(inlet, name, renamed=renamed or inlet.maildir)
         except OSError as error:
@@ -109,7 +109,14 @@ class Taker:
             return Trouble(error)
 
     def _take(self, inlet: Inlet, name: str, *, renamed: bool) -> Result | None:
-        found = self._examiner.look(inlet, name, renamed=renamed)
+        figures = inlet.folder.stat(name)
+        if figures is None:
+            self._examiner.forget(inlet, name)
+            return None
+        # Before a file is looked into, so that nobody's flood costs more than its names.
+        if wait := self._paces.wait(figures.st_uid, self._clock.monotonic()):
+            return Slowed(figures.st_uid, wait)
+        found = self._examiner.judge(inlet, name, figures, renamed=renamed)
         if found is None or isinstance(found, Later | Refused):
             return found
         if isinstance(found, Unusable):
@@ -151,7 +158,7 @@ class Taker:
             queue_id,
             found.derived.envelope,
             Progress(arrived_at, not_before=wishes.not_before if wishes else 0.0),
-            found.size,
+            found.head.size,
             found.derived.rule,
             file=name,
             producer=producer,
@@ -173,11 +180,11 @@ class Taker:
             )
         except DuplicateError as earlier:  # through submit.sock, since we asked
             return self._drop(inlet, name, found, earlier.queue_id)
-        return Taken(message, found.uid, stamp)
+        return Taken(message, found.uid, stamp, found.head)
 
     def _drop(self, inlet: Inlet, name: str, found: Ready, first: str) -> Duplicate:
         producer = inlet.producer.name
         self._spool.drop(
-            inlet.folder, name, found.claim, inode=found.inode, queue_id=first, producer=producer, uid=found.uid
+            inlet.folder, name, found.claim, inode=found.head.inode, queue_id=first, producer=producer, uid=found.uid
         )
         return Duplicate(first, found.uid)
