@@ -16,7 +16,7 @@ import pytest
 import standardwebhooks
 
 import mailrelayd.approvals
-from mailrelayd.approvals import mime, sinks
+from mailrelayd.approvals import mime
 from mailrelayd.approvals.bounces import Fate
 from mailrelayd.approvals.judge import TOLD, Outcome
 from mailrelayd.approvals.outbox import SCHEDULE
@@ -24,6 +24,7 @@ from mailrelayd.approvals.reading import read
 from mailrelayd.approvals.request import Asked, asked, entitled
 from mailrelayd.approvals.values import Kind
 from mailrelayd.approvals.vocabulary import LANGUAGES
+from mailrelayd.approvals.webhook import key_of, signature
 from mailrelayd.config.answering import Approvals, Decisions, InboundAccount
 from mailrelayd.outbound.headers import Header, split_header
 
@@ -115,7 +116,7 @@ def test_the_receivers_of_the_page_work(tmp_path: Path) -> None:
     headers = {
         "webhook-id": "1",
         "webhook-timestamp": str(now),
-        "webhook-signature": sinks.signature(sinks.key_of(secret), "1", now, body),
+        "webhook-signature": signature(key_of(secret), "1", now, body),
     }
     assert names["verified"](secret, headers, body) == {"id": "1"}
     with pytest.raises(standardwebhooks.WebhookVerificationError):

@@ -51,12 +51,17 @@ SENT = ["Please approve or reject this order.", "One boat, 3 oars", "Kind regard
 class Sink:
     """Remembers what it was offered; takes it, or answers what it is told."""
 
+    at_once = 1
+
     def __init__(self) -> None:
         self.got: list[dict[str, Any]] = []
 
     async def offer(self, decision_id: str, document: bytes) -> Answer:
         self.got.append(json.loads(document))
         return Taken()
+
+    async def rest(self) -> None:
+        """Nothing to let go of."""
 
 
 class Quiet:

@@ -560,8 +560,26 @@ async def test_nothing_is_removed_before_every_required_sink_has_it(store: SeenS
         assert [line for line in server.lines if "STORE" in line] == [r"UID STORE 2 +FLAGS.SILENT (\Deleted)"]
         desk.held.clear()
         count = len(server.lines)
-        loop.poller.wake()
+        loop.poller.served(held)
         await until(lambda: any("STORE 1 " in line for line in server.lines[count:]))
+
+
+async def test_what_sinks_take_of_other_mailboxes_ends_no_idle(store: SeenStore) -> None:
+    """Only a decision whose mail is in this folder does."""
+    clock = ManualClock()
+    desk = Desk(clock)
+    mails = box("ours")
+    held = hashlib.sha256(mails[1]).hexdigest()
+    desk.held.add(held)
+    async with scripted(Script(mails=mails), store, Terms(idle=True), clock=clock, desk=desk) as (loop, server):
+        await until(lambda: desk.read == [1] and "IDLE" in server.lines and clock.waiting > 0)
+        desk.held.clear()
+        for number in range(100):
+            loop.poller.served(f"another {number}")
+            await asyncio.sleep(0)
+        assert server.lines[-1] == "IDLE"
+        loop.poller.served(held)
+        await until(lambda: any("STORE 1 " in line for line in server.lines))
 
 
 async def test_a_great_many_mails_are_removed_with_signs_of_life_in_between(store: SeenStore) -> None:

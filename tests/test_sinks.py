@@ -15,10 +15,12 @@ from pathlib import Path
 import pytest
 from standardwebhooks import Webhook
 
-from mailrelayd.approvals import outbox, sinks
+from mailrelayd.approvals import outbox, sinks, webhook
 from mailrelayd.approvals.outbox import SCHEDULE, Outbox
-from mailrelayd.approvals.sinks import Again, Answer, CommandSink, DirectorySink, Hopeless, Taken, WebhookSink
+from mailrelayd.approvals.sinks import Again, Answer, CommandSink, DirectorySink, Hopeless, Taken
+from mailrelayd.approvals.webhook import WebhookSink
 from mailrelayd.clock import SystemClock
+from mailrelayd.durable import Folder
 from tests.manual_clock import ManualClock
 
 ID = "0b6e0000-0000-5000-8000-000000000001"
@@ -61,14 +63,19 @@ async def receiver(*answers: str) -> AsyncIterator[Receiver]:
         await server.wait_closed()
 
 
-def webhook(url: str, secret: str = SECRET) -> WebhookSink:
-    return WebhookSink(url, lambda: secret, SystemClock())
+async def called(url: str, secret: str = SECRET) -> Answer:
+    """What one offer to a webhook comes to."""
+    sink = WebhookSink(url, lambda: secret, SystemClock())
+    try:
+        return await sink.offer(ID, DOCUMENT)
+    finally:
+        await sink.rest()
 
 
 async def test_a_webhook_is_called_as_the_standard_says() -> None:
     """The reference library accepts the signature over id, time and the very bytes of the document."""
     async with receiver("204 No Content") as play:
-        assert await webhook(play.url).offer(ID, DOCUMENT) == Taken()
+        assert await called(play.url) == Taken()
     ((line, headers, body),) = play.got
     assert line == "POST /hooks?tenant=1 HTTP/1.1"
     assert headers["content-type"] == "application/cloudevents+json"
@@ -80,7 +87,7 @@ async def test_a_webhook_is_called_as_the_standard_says() -> None:
 async def test_a_plain_secret_is_its_own_bytes() -> None:
     """whsec_ is a spelling, not a duty."""
     async with receiver("200 OK") as play:
-        await webhook(play.url, "a plain secret of thirty-two bytes").offer(ID, DOCUMENT)
+        await called(play.url, "a plain secret of thirty-two bytes")
     ((_, headers, body),) = play.got
     assert Webhook(base64.b64encode(b"a plain secret of thirty-two bytes").decode()).verify(body, headers)
 
@@ -105,7 +112,7 @@ async def test_a_plain_secret_is_its_own_bytes() -> None:
 async def test_what_a_receiver_answers_has_a_meaning(answer: str, expected: Answer) -> None:
     """2xx is taken, 410 hopeless, the rest comes again, when it said so where it may say so."""
     async with receiver(answer) as play:
-        assert await webhook(play.url).offer(ID, DOCUMENT) == expected
+        assert await called(play.url) == expected
     assert len(play.got) == 1
 
 
@@ -113,10 +120,10 @@ async def test_a_receiver_that_is_away_or_silent_is_asked_again(
     free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Refused, nonsense, no answer at all: never an exception."""
-    assert isinstance(await webhook(f"http://127.0.0.1:{free_port()}/").offer(ID, DOCUMENT), Again)
+    assert isinstance(await called(f"http://127.0.0.1:{free_port()}/"), Again)
     async with receiver("abc") as play:
-        assert isinstance(await webhook(play.url).offer(ID, DOCUMENT), Again)
-    monkeypatch.setattr(sinks, "WEBHOOK_TIMEOUT", 0.05)
+        assert isinstance(await called(play.url), Again)
+    monkeypatch.setattr(webhook, "TIMEOUT", 0.05)
 
     async def hush(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
@@ -125,7 +132,7 @@ async def test_a_receiver_that_is_away_or_silent_is_asked_again(
     silent = await asyncio.start_server(hush, "127.0.0.1", 0)
     try:
         url = f"http://127.0.0.1:{silent.sockets[0].getsockname()[1]}/"
-        assert await webhook(url).offer(ID, DOCUMENT) == Again("no answer within 0 s")
+        assert await called(url) == Again("no answer within 0 s")
     finally:
         silent.close()
 
@@ -142,6 +149,42 @@ async def test_a_secret_that_cannot_be_had_is_no_reason_to_call_unsigned() -> No
             assert isinstance(answer, Again)
             assert answer.reason.startswith("its secret cannot be used: ")
     assert play.got == []
+
+
+async def test_calls_in_a_row_share_a_connection_until_there_is_nothing_more_to_tell() -> None:
+    """Whatever the answer's body is; an endless one costs the connection, and is no reason to ask again."""
+    connections, ends = 0, 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections, ends
+        connections += 1
+        answers = [b"content-length: 0\r\n\r\n", b"content-length: 2\r\n\r\nok", b"content-length: 99999999\r\n\r\n"]
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                await reader.readexactly(int(head.lower().partition(b"content-length:")[2].split()[0]))
+                answer = answers.pop(0)
+                writer.write(b"HTTP/1.1 200 OK\r\n" + answer)
+                while not answers:
+                    writer.write(b"x" * 10_000)
+                    await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            ends += 1
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    sink = WebhookSink(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", lambda: SECRET, SystemClock())
+    try:
+        for _ in range(3):
+            assert await sink.offer(ID, DOCUMENT) == Taken()
+        assert connections == 1
+        await until(lambda: ends == 1)
+        assert await sink.offer(ID, DOCUMENT) == Taken()
+        assert connections == 2
+        await sink.rest()
+        await until(lambda: ends == 2)
+    finally:
+        server.close()
 
 
 async def test_a_folder_gets_whole_files(tmp_path: Path) -> None:
@@ -220,6 +263,8 @@ def alive(pid: int) -> bool:
 class Played:
     """A sink that answers by a list."""
 
+    at_once = 1
+
     def __init__(self, *answers: Answer) -> None:
         self.answers = list(answers)
         self.got: list[tuple[str, bytes]] = []
@@ -227,6 +272,9 @@ class Played:
     async def offer(self, decision_id: str, document: bytes) -> Answer:
         self.got.append((decision_id, document))
         return self.answers.pop(0) if self.answers else Taken()
+
+    async def rest(self) -> None:
+        """Nothing to let go of."""
 
 
 @asynccontextmanager
@@ -303,7 +351,7 @@ async def test_what_can_never_be_taken_is_parked(tmp_path: Path, monkeypatch: py
             clock.advance(30.0)
             await asyncio.sleep(0.001)
         assert len(sink.got) == 1 + 3
-        assert box.settled(ID)
+        await until(lambda: box.settled(ID))
 
 
 async def test_one_document_that_waits_does_not_hold_up_the_next(tmp_path: Path) -> None:
@@ -318,3 +366,121 @@ async def test_one_document_that_waits_does_not_hold_up_the_next(tmp_path: Path)
             box.offer(one)
         await until(lambda: taken == ["b"])
         assert box.waiting() == ["a"]
+
+
+class Slow:
+    """A sink that takes several at once, and none before it is told to."""
+
+    at_once = 3
+
+    def __init__(self) -> None:
+        self.under_way: list[str] = []
+        self.most = 0
+        self.order: list[str] = []
+        self.rests = 0
+        self.go = asyncio.Event()
+
+    async def offer(self, decision_id: str, document: bytes) -> Answer:
+        self.under_way.append(decision_id)
+        self.most = max(self.most, len(self.under_way))
+        await self.go.wait()
+        self.under_way.remove(decision_id)
+        self.order.append(decision_id)
+        return Taken()
+
+    async def rest(self) -> None:
+        self.rests += 1
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_several_are_offered_at_once_but_one_request_is_told_in_order(tmp_path: Path, restarted: bool) -> None:
+    """Also after a restart, when the folder alone tells what is about what, and which came first."""
+    sink = Slow()
+    box = Outbox(tmp_path, "erp", sink, SystemClock(), required=True)
+    wanted = {"d": "PO-1", "c": "PO-1", "b": "PO-1", "a": "PO-2", "z": "PO-3", "y": "PO-4"}
+    for age, (one, about) in enumerate(wanted.items()):
+        box.put(one, json.dumps({"subject": about}).encode())
+        os.utime(tmp_path / "outbox" / "erp" / f"{one}.json", (age, age))
+        if not restarted:
+            box.offer(one, about)
+    if restarted:
+        box.close()
+        box = Outbox(tmp_path, "erp", sink, SystemClock(), required=True)
+    async with running(box):
+        await until(lambda: len(sink.under_way) == 3)
+        first = sorted(sink.under_way)
+        sink.go.set()
+        await until(lambda: not box.waiting())
+    assert first == ["a", "d", "z"]
+    assert sink.most == 3
+    assert [one for one in sink.order if wanted[one] == "PO-1"] == ["d", "c", "b"]
+    assert sorted(sink.order) == sorted(wanted)
+
+
+async def test_a_document_that_is_put_there_anew_while_it_is_offered_is_not_forgotten(tmp_path: Path) -> None:
+    """What is refused then is offered again at once, for it was asked for."""
+    sink = Played(Again("not now"))
+    box = Outbox(tmp_path, "erp", sink, ManualClock(), required=True)
+    offer, seen = sink.offer, 0
+
+    async def again(decision_id: str, document: bytes) -> Answer:
+        nonlocal seen
+        seen += 1
+        if seen == 1:
+            box.put(ID, DOCUMENT)
+            box.offer(ID)
+        return await offer(decision_id, document)
+
+    sink.offer = again  # type: ignore[method-assign]
+    async with running(box):
+        box.put(ID, DOCUMENT)
+        box.offer(ID)
+        await until(lambda: box.settled(ID))
+    assert seen == 2
+
+
+async def test_a_sink_rests_once_there_is_nothing_to_do(tmp_path: Path) -> None:
+    """After a while, and only once; the next document is offered all the same."""
+    sink, clock = Slow(), ManualClock()
+    sink.go.set()
+    box = Outbox(tmp_path, "erp", sink, clock, required=True)
+
+    async def told(one: str) -> None:
+        rests = sink.rests
+        box.put(one, DOCUMENT)
+        box.offer(one)
+        await until(lambda: box.settled(one))
+        assert sink.rests == rests
+        while sink.rests == rests:
+            await until(lambda: clock.waiting > 0)
+            clock.advance(outbox.LINGER)
+            await asyncio.sleep(0.001)
+        for _ in range(3):
+            await until(lambda: clock.waiting > 0)
+            clock.advance(outbox.PATIENCE)
+
+    async with running(box):
+        await told("a")
+        await told("b")
+        assert sink.rests == 2
+    assert sink.rests == 3
+
+
+async def test_what_was_taken_is_gone_from_the_disk_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One fsync of the folder for many removals, and one for the last."""
+    box = Outbox(tmp_path, "erp", Played(), ManualClock(), required=True)
+    ids = [f"{number:03}" for number in range(2 * outbox.DROPPED + 10)]
+    for one in ids:
+        box.put(one, DOCUMENT)
+        box.offer(one)
+    left_at_sync: list[int] = []
+    sync = Folder.sync
+
+    def counted(folder: Folder) -> None:
+        left_at_sync.append(sum(name.endswith(".json") for name in folder.names()))
+        sync(folder)
+
+    monkeypatch.setattr(Folder, "sync", counted)
+    async with running(box):
+        await until(lambda: not box.waiting())
+    assert left_at_sync == [outbox.DROPPED + 10, 10, 0]

@@ -22,7 +22,7 @@ from mailrelayd.approvals.opening import Opening
 from mailrelayd.approvals.outbox import Outbox, park
 from mailrelayd.approvals.registry import Registry, Report
 from mailrelayd.approvals.sender import SenderCheck
-from mailrelayd.approvals.sinks import CommandSink, DirectorySink, Sink, WebhookSink
+from mailrelayd.approvals.sinks import CommandSink, DirectorySink, Sink
 from mailrelayd.approvals.values import Options
 from mailrelayd.clock import Clock, SystemClock
 from mailrelayd.config import secrets
@@ -125,7 +125,7 @@ class Office:
             Poller(mailbox, login.connector(mailbox, settings, tokens), self.desk, store, clock)
             for mailbox, store in zip(settings.mailboxes, self._stores, strict=True)
         ]
-        self.desk.wake_pollers = self._wake_pollers
+        self.desk.on_served = self._served
 
     def loops(self) -> list[tuple[str, Loop]]:
         """Every loop and its name. Each runs until `stop` and finishes what it has under way."""
@@ -144,13 +144,14 @@ class Office:
 
     def wake(self) -> None:
         """`stop` was set."""
-        self._wake_pollers()
+        for poller in self.pollers:
+            poller.wake()
         for outbox in self.outboxes:
             outbox.wake()
 
-    def _wake_pollers(self) -> None:
+    def _served(self, decision_id: str) -> None:
         for poller in self.pollers:
-            poller.wake()
+            poller.served(decision_id)
 
     async def _keep_house(self, stop: asyncio.Event, beat: Callable[[float], None]) -> None:
         accounts = [poller.account for poller in self.pollers]
@@ -215,6 +216,8 @@ def prepare_sinks(settings: Settings) -> None:
 def sink_of(sink: Decisions, state: Path, clock: Clock) -> Sink:
     """The way out that a [[decisions]] table describes; a folder is made. Raises OSError."""
     if sink.webhook:
+        from mailrelayd.approvals.webhook import WebhookSink  # an HTTP client, which takes its time and its memory
+
         return WebhookSink(sink.webhook, lambda: _secret(sink), clock)
     if sink.command:
         return CommandSink(sink.command)

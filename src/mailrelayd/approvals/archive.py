@@ -27,15 +27,19 @@ class Draft:
     """A mail on its way into the archive. Nobody sees it before it is kept; the next start sweeps what was not."""
 
     def __init__(self, folder: durable.Folder, name: str) -> None:
-        """Raises OSError."""
+        """Nothing is on disk before the first `write`."""
         self._folder = folder
-        self.name = durable.TEMPORARY + name
-        self._fd = folder.create(self.name)
+        self._name = durable.TEMPORARY + name
+        self._fd = -1
         self._digest = hashlib.sha256()
         self.size = 0  # bytes
+        self.exists = False  # its file has yet to be kept, or discarded
 
     def write(self, data: bytes) -> None:
         """Append. Raises OSError."""
+        if not self.exists:
+            self._fd = self._folder.create(self._name)
+            self.exists = True
         durable.write_all(self._fd, data)
         self._digest.update(data)
         self.size += len(data)
@@ -45,20 +49,26 @@ class Draft:
         """Of what was written so far, hexadecimal."""
         return self._digest.hexdigest()
 
-    def finish(self) -> None:
-        """Put it on disk. Raises OSError."""
+    def keep(self, folder: durable.Folder, name: str, *, sync: bool = True) -> None:
+        """Give it its place. On disk then but for its name, which is there with `sync`. Raises OSError."""
+        if not self.exists:
+            self.write(b"")
         if self._fd >= 0:
             durable.sync_file(self._fd)
             os.close(self._fd)
             self._fd = -1
+        self._folder.move(self._name, folder, name, sync=sync)
+        self.exists = False
 
     def discard(self) -> None:
         """Let it go, unless it was kept."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-        with suppress(OSError):
-            self._folder.remove(self.name, sync=False)
+        if self.exists:
+            with suppress(OSError):
+                self._folder.remove(self._name, sync=False)
+            self.exists = False
 
 
 class Archive:
@@ -74,6 +84,7 @@ class Archive:
         self._in.sweep()
         self._quarantine.sweep()
         self._days: dict[str, str] = {}  # ID -> YYYYMMDD
+        self._lasting: set[str] = set()  # days whose folders are known to be on disk
         for day in sorted(name for name in self._in.names() if len(name) == 8 and name.isdigit()):
             with suppress(NotADirectoryError):  # somebody's file
                 for path in (self._path / day).iterdir():
@@ -90,8 +101,12 @@ class Archive:
         return f"in/{day}/{decision_id}"
 
     def draft(self, name: str) -> Draft:
-        """Begin to take a mail. `name` must be unique among those under way. Raises OSError."""
+        """Begin to take a mail. `name` must be unique among those under way."""
         return Draft(self._in, name)
+
+    def __contains__(self, decision_id: str) -> bool:
+        """Whether something is kept under this id. Does not touch the disk."""
+        return decision_id in self._days
 
     def find(self, decision_id: str) -> bytes | None:
         """The stored document of this id, byte for byte. Raises OSError."""
@@ -103,19 +118,20 @@ class Archive:
     def keep(self, place: str, document: bytes, draft: Draft | None) -> None:
         """Commit: mail and document are on disk when it returns. `draft` None: no mail carried this. Raises OSError."""
         _, day, decision_id = place.split("/")
-        if draft is not None:
-            draft.finish()
-        new_day = not (self._path / day).is_dir()
-        durable.make_folder(self._path / day / decision_id, 0o750)
-        if new_day:
-            self._in.sync()
-        folder = durable.Folder(self._path / day / decision_id)
+        if day not in self._lasting:
+            durable.make_folder(self._path / day, 0o750)
+            self._in.sync()  # also where a crash came between these two
+            self._lasting.add(day)
+        new = self._path / day / decision_id
+        durable.make_folder(new, 0o750)
+        folder = durable.Folder(new)
         try:
-            if draft is not None:
-                self._in.move(draft.name, folder, _MESSAGE)
+            if draft is not None:  # content first, then its name; the document's fsync of the folder is for both
+                draft.keep(folder, _MESSAGE, sync=False)
             folder.write(_DOCUMENT, document, mode=0o640)
         finally:
             folder.close()
+        durable.sync_folder(self._path / day)  # a crash may have left the folder there, and its name not on disk
         self._days[decision_id] = day
 
     def keep_also(self, decision_id: str, draft: Draft) -> None:
@@ -123,12 +139,11 @@ class Archive:
 
         Beside the first, as message-SHA256.eml: no mail is removed that is not here.
         """
-        draft.finish()
         folder = durable.Folder(self._path / self._days[decision_id] / decision_id)
         try:
             name = f"message-{draft.sha256}.eml"
             if folder.stat(name) is None and _sha256_in(folder, _MESSAGE) != draft.sha256:
-                self._in.move(draft.name, folder, name)
+                draft.keep(folder, name)
         finally:
             folder.close()
 
@@ -137,10 +152,9 @@ class Archive:
 
         Another one of this name stays: they are told apart by their SHA-256.
         """
-        draft.finish()
         there = _sha256_in(self._quarantine, f"{name}.eml")
         name = name if there in ("", draft.sha256) else f"{name}-{draft.sha256}"
-        self._in.move(draft.name, self._quarantine, f"{name}.eml")
+        draft.keep(self._quarantine, f"{name}.eml")
 
     def documents(self, *, days: int | None = None) -> Iterator[bytes]:
         """Every stored document, oldest day first; of the last `days` days there are, if that is given."""
@@ -170,6 +184,7 @@ class Archive:
         for day in {name for name in self._in.names() if name.isdigit() and name < last}:
             with suppress(OSError):  # not empty: somebody keeps something of their own there
                 (self._path / day).rmdir()
+                self._lasting.discard(day)
         for name in list(self._quarantine.names()):
             figures = self._quarantine.stat(name)
             if name.endswith(".eml") and figures is not None and figures.st_ctime < now - keep_quarantine:

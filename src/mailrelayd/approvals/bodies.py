@@ -11,11 +11,12 @@ from dataclasses import dataclass, field, replace
 
 from mailrelayd.approvals.charsets import decode_text, decode_transfer
 from mailrelayd.approvals.cms import signed_content
-from mailrelayd.approvals.htmltext import render
+from mailrelayd.approvals.htmltext import MAX_SOURCE, MAX_TAGS, render
 from mailrelayd.approvals.mime import Mail, Part, parse
 
 _SMIME = ("application/pkcs7-mime", "application/x-pkcs7-mime")
-MAX_TEXT = 96 * 1024  # bytes of a plain text that are read
+MAX_TEXT = 96 * 1024  # bytes of plain text that are read, of all parts together; of HTML: MAX_SOURCE, MAX_TAGS
+_TOO_MANY = "its texts together are longer than what is read"  # what is not read may say the opposite
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,10 @@ class _Reader:
     notes: list[str] = field(default_factory=list)
     encrypted: bool = False
     read: dict[int, Body] = field(default_factory=dict)
+    # What may still be read: many small parts must not cost more than one that is as large as can be.
+    plain_left: int = MAX_TEXT
+    html_left: int = MAX_SOURCE
+    tags_left: int = MAX_TAGS
 
     def pieces(self, part: Part) -> list[_Piece]:
         """The texts below a part, in order; the depth of the tree is bounded."""
@@ -92,9 +97,14 @@ class _Reader:
         raw, plain = decode_transfer(self.mail.data[part.start : part.end], part.encoding)
         if not plain:
             self.uncertain.append("a text's transfer encoding is unknown or damaged")
-        html = part.media == "text/html"
-        more = len(raw) > MAX_TEXT and not html
-        text, certain = decode_text(raw[:MAX_TEXT] if more else raw, part.parameters.get("charset", ""))
+        more = False
+        if part.media != "text/html":
+            more = len(raw) > self.plain_left
+            if more and self.plain_left < MAX_TEXT:
+                self.uncertain.append(_TOO_MANY)
+            raw = raw[: self.plain_left]
+            self.plain_left -= len(raw)
+        text, certain = decode_text(raw, part.parameters.get("charset", ""))
         if not certain:
             label = part.parameters.get("charset", "")[:40]
             self.uncertain.append(f"a text's charset had to be guessed (it says {label!r})")
@@ -109,7 +119,11 @@ class _Reader:
     def _lines(self, part: Part) -> Body:
         text, more = self.text(part)
         if part.media == "text/html":
-            rendered = render(text)
+            rendered = render(text, self.html_left, self.tags_left)
+            if rendered.cut and (self.html_left < MAX_SOURCE or self.tags_left < MAX_TAGS):
+                self.uncertain.append(_TOO_MANY)
+            self.html_left -= min(len(text), self.html_left)
+            self.tags_left -= min(rendered.tags, self.tags_left)
             if "\0" in text:
                 self.uncertain.append("the HTML holds NUL, which is nothing to some and ends a name to others")
             if rendered.veiled:

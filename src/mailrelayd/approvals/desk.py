@@ -17,6 +17,7 @@ from mailrelayd.approvals import bounces, document, receipts, token
 from mailrelayd.approvals.archive import Archive, Draft
 from mailrelayd.approvals.bounces import Bounce
 from mailrelayd.approvals.judge import Found, Judgement, Outcome, Sender, judge
+from mailrelayd.approvals.kinds import kind_of
 from mailrelayd.approvals.ledger import Ledger, Park
 from mailrelayd.approvals.letters import Letters, Owed, Send
 from mailrelayd.approvals.memory import Memory
@@ -96,9 +97,9 @@ class Desk:
         self._may_expire = may_expire
         self._is_queued = is_queued
         self._drafts = 0
-        self.wake_pollers: Callable[[], None] = lambda: None
+        self.on_served: Callable[[str], None] = lambda decision_id: None  # a sink is done with this decision
         for outbox in outboxes:
-            outbox.on_taken = lambda decision_id: self.wake_pollers()
+            outbox.on_taken = lambda decision_id: self.on_served(decision_id)
 
     # -- the start ---------------------------------------------------------------------------------------------
 
@@ -108,8 +109,7 @@ class Desk:
         What the registry has not heard of the sinks may not have heard of either: no mail need bring it again.
         """
         for stored, request, meaning in await asyncio.to_thread(self.ledger.missed):
-            await self.ledger.hand_on(stored, request)
-            await self.ledger.note_down(request, meaning)
+            await self.ledger.hand_on(stored, request, meaning)
 
     # -- reading mail ------------------------------------------------------------------------------------------
 
@@ -136,21 +136,29 @@ class Desk:
     async def receive(self, arrived: Arrived, pieces: AsyncIterator[bytes]) -> Disposition:
         """Read and archive one mail. Raises OSError; then nothing has happened to it."""
         self._drafts += 1
-        draft = await asyncio.to_thread(self._archive.draft, f"{arrived.account}-{self._drafts}")
+        draft = self._archive.draft(f"{arrived.account}-{self._drafts}")
         try:
-            head = bytearray()
+            head, last = bytearray(), b""
             looked_at = max(JUDGED + 1, self.terms.check.reads)  # one more: what is longer is known to be
             async for piece in pieces:
-                await asyncio.to_thread(draft.write, piece)
+                if last:
+                    await asyncio.to_thread(draft.write, last)
+                last = piece
                 head += piece[: looked_at - len(head)]
-            read = await asyncio.to_thread(self._read, bytes(head), arrived.received_at)
+            read = await asyncio.to_thread(self._take, draft, last, bytes(head), arrived.received_at)
             async with self._one_by_one:
                 return await self._settle(arrived, draft, read)
         except OSError:
             self._unread[arrived.account] = self._clock.now()
             raise
         finally:
-            await asyncio.to_thread(draft.discard)
+            if draft.exists:
+                await asyncio.to_thread(draft.discard)
+
+    def _take(self, draft: Draft, last: bytes, data: bytes, received_at: float) -> _Read:
+        """Write the last piece of a mail, and read its first ones. Raises OSError."""
+        draft.write(last)
+        return self._read(data, received_at)
 
     def _read(self, data: bytes, received_at: float) -> _Read:
         """Everything that can be told without knowing what others said. Takes CPU time: runs in a thread.
@@ -161,13 +169,12 @@ class Desk:
         if isinstance(mail, Unreadable):
             reading = Reading(Kind.UNREADABLE, None, mail.reason, rules=(mail.detail,))
             return _Read(reading, [], Sender("", False, mail.detail, self.terms.check.method), "", {})
-        reading = read_mail(mail, self.terms.options)
-        bounce = bounces.read(mail) if reading.kind is Kind.BOUNCE else None
+        kind, _ = kind_of(mail, via_list=self.terms.options.via_list)
+        bounce = bounces.read(mail) if kind is Kind.BOUNCE else None
         found = self._found(tokens_in(mail) if bounce is None else bounce.tokens)
         requests = {one.request.queue_id: one.request for one in found if one.genuine and one.request}
-        if len(requests) == 1:
-            (request,) = requests.values()
-            reading = read_mail(mail, self.terms.options, Memory(*self.registry.texts(request)))
+        texts = self.registry.texts(next(iter(requests.values()))) if len(requests) == 1 else ()
+        reading = read_mail(mail, self.terms.options, Memory(*texts) if texts else None)
         # Only for a mail that could decide is anybody else asked, and not for ever.
         sender = self.terms.check(
             data,
@@ -203,11 +210,11 @@ class Desk:
         )
         if judgement.request is None:
             return await self._unmatched(arrived, draft, judgement, decision_id, read)
-        stored = await asyncio.to_thread(self._archive.find, decision_id)
+        stored = await self._stored(decision_id)
         if stored is not None and judgement.outcome is not Outcome.UNTRUSTED and _is_of_another(stored, draft.sha256):
             # Who is not trusted must not silence who is, by a mail under the same Message-ID that came first.
             decision_id = document.decision_id(token_text, "", draft.sha256, new_text)
-            stored = await asyncio.to_thread(self._archive.find, decision_id)
+            stored = await self._stored(decision_id)
         new = stored is None
         if stored is None:
             stored = await self._keep(arrived, draft, judgement, decision_id, read)
@@ -218,11 +225,14 @@ class Desk:
         _, request, meaning = self.ledger.said(stored)
         request = request or judgement.request
         self.registry.note(request.queue_id, meaning)
-        await self.ledger.hand_on(stored, request)
-        await self.ledger.note_down(request, meaning)
+        await self.ledger.hand_on(stored, request, meaning)
         if new and receipts.wanted(self.terms.receipts, judgement, read.reading, read.sender):
             self._letters.owe(Owed(judgement, read.sender, decision_id, read.message_id))
         return Disposition(Action.REMOVE, decision_id, document.recorded_at(stored), new)
+
+    async def _stored(self, decision_id: str) -> bytes | None:
+        """What the archive has under this id. Raises OSError."""
+        return await asyncio.to_thread(self._archive.find, decision_id) if decision_id in self._archive else None
 
     async def _unmatched(
         self, arrived: Arrived, draft: Draft, judgement: Judgement, decision_id: str, read: _Read
@@ -236,7 +246,7 @@ class Desk:
         if wanted == "quarantine":
             await asyncio.to_thread(self._archive.set_aside, decision_id, draft)
         else:
-            stored = await asyncio.to_thread(self._archive.find, decision_id)
+            stored = await self._stored(decision_id)
             if stored is not None:
                 await asyncio.to_thread(self._archive.keep_also, decision_id, draft)
                 return Disposition(Action.REMOVE, decision_id, document.recorded_at(stored), new=False)

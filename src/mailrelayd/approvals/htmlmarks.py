@@ -107,7 +107,7 @@ _HIDING = re.compile(
 _COLOUR = re.compile(r"(?:^|[;\s])color\s*:\s*([^;!]{1,40})")
 _BACKGROUND = re.compile(r"(?:^|[;\s])background(?:-color)?\s*:\s*([^;!]{1,60})")
 _WHITE = re.compile(r"(?:white|#fff(?:fff)?|#fefefe|rgb\(\s*255\s*,\s*255\s*,\s*255\s*\)|snow|ivory)\s*$")
-_LINE_THROUGH = re.compile(r"text-decoration[a-z-]*\s*:[^;]{0,60}line-through")
+_LINE_THROUGH = re.compile(r"text-decoration[a-z-]{0,20}\s*:[^;]{0,60}line-through")
 
 
 @dataclass(slots=True)

@@ -29,26 +29,28 @@ _RAW = ("style", "script", "title", "textarea", "xmp", "noscript")
 class Rendered:
     """The lines of an HTML text. `cut`: it is longer than what is looked at, or a comment in it has no end.
 
-    `veiled`: a style sheet may hide some of them, or did so only after they stood there.
+    `veiled`: a style sheet may hide some of them, or did so only after they stood there. `tags`: how many there were.
     """
 
     lines: tuple[str, ...]
     cut: bool
     veiled: bool = False
+    tags: int = 0
 
 
-def render(source: str) -> Rendered:
-    """The lines that a person sees."""
-    renderer = _Renderer(source[:MAX_SOURCE].replace("\0", ""))
+def render(source: str, most: int = MAX_SOURCE, tags: int = MAX_TAGS) -> Rendered:
+    """The lines that a person sees in the first `most` characters, as far as so many tags go."""
+    renderer = _Renderer(source[:most].replace("\0", ""), tags)
     renderer.run()
-    return Rendered(tuple(renderer.lines), renderer.cut or len(source) > MAX_SOURCE, renderer.veiled)
+    return Rendered(tuple(renderer.lines), renderer.cut or len(source) > most, renderer.veiled, renderer.tags)
 
 
 class _Renderer:
     """The state of one pass: the open elements, and the line that is being filled."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, most: int) -> None:
         self.source = source
+        self.tags, self._most = 0, most
         self.lines: list[str] = []
         self.cut = self.veiled = False
         self._open: list[Element] = []
@@ -56,7 +58,7 @@ class _Renderer:
         self._text: list[str] = []
         self._container = -1  # the line where a container of a quotation begins
         self._pending = False  # a space is due before the next word
-        self._size = self._tags = 0
+        self._size = 0
         self._hidden: set[str] = set()
         self._seen: set[str] = set()  # the names of the elements so far
         self._quotes = True  # whether quotation marks in tags are believed
@@ -78,8 +80,8 @@ class _Renderer:
     def _markup(self, start: int) -> int:
         """Deal with what begins at "<"; where to go on."""
         source = self.source
-        self._tags += 1
-        self.cut |= self._tags > MAX_TAGS
+        self.tags += 1
+        self.cut |= self.tags > self._most
         if source.startswith("<!--", start):
             end = source.find("-->", start + 2)  # "<!-->" is a whole comment
             if end < 0:

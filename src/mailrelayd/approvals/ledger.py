@@ -99,31 +99,42 @@ class Ledger:
                 by=judgement.decided_by or copy.approver,
             )
 
-    async def note_down(self, request: Request, decision: Meaning) -> None:
-        """Write down what counts for an approver from now on. Raises OSError."""
-        changed = await asyncio.to_thread(self.registry.change, request.queue_id, decision)
-        if changed is None:
-            return
-        before, after = (one.state(self._clock.now()) for one in (request, changed[1]))
-        if after is State.DECIDED and before is not State.DECIDED:
-            events.request_closed(queue_id=request.queue_id, request_id=request.request_id, status="decided")
-
     def sinks_of(self, request: Request | None) -> list[str]:
         """The names of the sinks that hear of a request."""
         return [name for name in request.sinks if name in self._outboxes] if request is not None else []
 
-    async def hand_on(self, stored: bytes, request: Request) -> None:
-        """Owe a stored document to every sink of its request. Raises OSError; then the mail comes again."""
+    async def hand_on(self, stored: bytes, request: Request, decision: Meaning | None = None) -> None:
+        """Owe a stored document to every sink of its request, then write down what it means. Raises OSError.
+
+        After an error the mail comes again; what was owed by then is offered all the same.
+        """
         outcome, event = document.outcome_of(stored)
-        if outcome not in TOLD:
-            return
-        decision_id = str(event["id"])
+        decision_id, owed = str(event["id"]), list[str]()
+        try:
+            changed = await asyncio.to_thread(
+                self._write_on, stored, decision_id, request, decision, owed if outcome in TOLD else None
+            )
+        finally:
+            for name in owed:
+                self._outboxes[name].offer(decision_id, str(event.get("subject", "")))
+        if changed is not None:
+            before, after = (one.state(self._clock.now()) for one in (request, changed[1]))
+            if after is State.DECIDED and before is not State.DECIDED:
+                events.request_closed(queue_id=request.queue_id, request_id=request.request_id, status="decided")
+
+    def _write_on(
+        self, stored: bytes, decision_id: str, request: Request, decision: Meaning | None, owed: list[str] | None
+    ) -> tuple[Request, Request] | None:
+        """The outboxes, then the registry. `owed` is filled with the sinks that are to hear of it; None: none is."""
         for name in request.sinks:
-            if name not in self._outboxes and self._park is not None:
-                await asyncio.to_thread(self._park, name, decision_id, stored)
-        for name in self.sinks_of(request):
-            await asyncio.to_thread(self._outboxes[name].put, decision_id, stored)
-            self._outboxes[name].offer(decision_id)
+            if owed is None:
+                break
+            if (outbox := self._outboxes.get(name)) is not None:
+                outbox.put(decision_id, stored)
+                owed.append(name)
+            elif self._park is not None:
+                self._park(name, decision_id, stored)
+        return self.registry.change(request.queue_id, decision) if decision is not None else None
 
     def may_remove(self, decision_id: str) -> bool:
         """Whether every required sink has it, or it is parked where a person looks."""
@@ -150,5 +161,4 @@ class Ledger:
                 judgement, id=decision_id, node=self._node, at=now, sender=None, mail=None, archive=""
             )
             await self.keep(judgement, decision_id, self.archive.place(decision_id, now), stored, None)
-        await self.hand_on(stored, request)
-        await self.note_down(request, Meaning(copy.approver, outcome, decision_id, now))
+        await self.hand_on(stored, request, Meaning(copy.approver, outcome, decision_id, now))

@@ -20,7 +20,7 @@ from mailrelayd.approvals.quotation import ATTRIBUTION, QUOTE, RULE, Quotation, 
 from mailrelayd.approvals.words import clean, fold
 
 MAX_LINES = 4_000
-MAX_OWN = 1_000  # lines that are not quoted
+MAX_OWN = 600  # lines that are not quoted
 MAX_LINE = 4_000  # characters of one line that are compared
 OVERFLOW = 60  # characters of a quoted line from which on the next one may be its wrapped end
 

@@ -56,6 +56,7 @@ _FORWARDED = frozenset(fold(one) for one in clients.entries(clients.FORWARDED))
 _SENT_FROM = tuple(
     (fold(first), fold(last)) for first, _, last in (one.partition("…") for one in clients.entries(clients.SENT_FROM))
 )
+_SENT_FROM_OPENERS = tuple({first for first, _ in _SENT_FROM})
 _DISCLAIMER = tuple(fold(one) for one in clients.entries(clients.DISCLAIMER_OPENERS))
 _SECRECY = tuple(fold(one) for one in clients.entries(clients.SECRECY))
 _RECIPIENTS = tuple(fold(one) for one in clients.entries(clients.RECIPIENTS))
@@ -276,7 +277,7 @@ class Quotation:
     def sent_from(self, position: int) -> bool:
         """Whether a line is a device's or a program's own signature."""
         folded = self.fold(position).strip(" *_<>()[]\"'-–.")
-        if not folded or len(folded) > 160:
+        if len(folded) > 160 or not folded.startswith(_SENT_FROM_OPENERS):
             return False
         for first, last in _SENT_FROM:
             if folded.startswith(first) and (not last or folded.endswith(last) or f"{last} " in folded):

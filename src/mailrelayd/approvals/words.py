@@ -17,8 +17,11 @@ _INVISIBLE = re.compile(
 _OVERRIDE = re.compile("[\u202d\u202e]")  # display order unlike the order of the letters
 _CONTROL = re.compile("[\0-\x08\x0e-\x1f\x7f-\x9f]")
 _VARIANTS = str.maketrans("ı’‘ʼ`´‐‑‒–—―−أإآىةیک", "i'''''-------ااايهيك")
+# Honorifics of up to four words, here as they are abbreviated by hand: no other character grows tenfold.
+_HONORIFICS = str.maketrans("\ufdfa\ufdfb", "\u0635\u062c")
 _WORD = re.compile(r"(?:[^\W_]|[\u0591-\u05c7\u0610-\u061a\u0900-\u0963\u0966-\u0e7f])+(?:'[^\W_]+)*|[^\w\s]|_")
-_ADDRESS = re.compile(r"(?:https?|ftp)://[^\s<>\"]*|mailto:[^\s<>\"@]*@[^\s<>\"]*|www\.[^\s<>\"]*", re.IGNORECASE)
+# A second colon ends the name behind "mailto:": else each of many would be read to the end of the line.
+_ADDRESS = re.compile(r"(?:https?|ftp)://[^\s<>\"]*|mailto:[^\s<>\"@:]*@[^\s<>\"]*|www\.[^\s<>\"]*", re.IGNORECASE)
 # "example.com/a?b", where only a question mark is looked for: "Rejected.See/x" has this form, too.
 _BARE_ADDRESS = re.compile(r"(?<![\w.-])[\w-]{1,63}(?:\.[\w-]{1,63}){1,9}/[^\s<>\"]+")
 _PLACEHOLDER = re.compile(r"\[(?:cid:|image:|image removed|bild:|imagen:|inline image)[^\]\n]{0,300}\]", re.IGNORECASE)
@@ -39,7 +42,8 @@ def fold(text: str) -> str:
     """The text in the letters that are compared."""
     if text.isascii():
         return text.lower().replace("`", "'")
-    text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", _INVISIBLE.sub("", text)).casefold())
+    text = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text).translate(_HONORIFICS))
+    text = _INVISIBLE.sub("", text.casefold())
     return text.replace("i\u0307", "i").translate(_VARIANTS)
 
 
@@ -64,7 +68,9 @@ def without_addresses(text: str) -> str:
 def asks(line: str) -> bool:
     """Whether there is a question mark in a line, of whatever script."""
     line = _BARE_ADDRESS.sub(" ", without_addresses(line))
-    if _QUESTION.search(line) or (not line.isascii() and _QUESTION.search(unicodedata.normalize("NFKC", line))):
+    if _QUESTION.search(line):
+        return True
+    if not line.isascii() and _QUESTION.search(unicodedata.normalize("NFKC", line.translate(_HONORIFICS))):
         return True
     return (";" in line or "\u037e" in line) and bool(_GREEK.search(line))  # the Greek one
 

@@ -83,8 +83,16 @@ class Poller:
         return self._remover.removed
 
     def wake(self) -> None:
-        """Look again: `stop` was set, or a sink has taken something."""
+        """Look again: `stop` was set, or mail may be removed."""
         self._news.set()
+
+    def served(self, decision_id: str) -> None:
+        """A sink has taken this decision, or will never: look again if its mail may go from here now.
+
+        Others are left alone: each look ends an IDLE and begins another one.
+        """
+        if self._seen is not None and any(owed.decision_id == decision_id for owed in self._seen.owed.values()):
+            self.wake()
 
     async def run(self, stop: asyncio.Event, beat: Beat) -> None:
         """Until `stop`. `beat` is told within how many seconds it will be called again."""
