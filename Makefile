@@ -51,6 +51,7 @@ lock: $(INSTALLED)  ## after a change of pyproject.toml's dependencies; ARGS=--u
 	$(BIN)/python -m pip install --quiet 'uv>=0.9'
 	$(COMPILE) $(ARGS) pyproject.toml --output-file requirements.txt
 	$(COMPILE) $(ARGS) pyproject.toml --extra oauth --constraints requirements.txt --output-file requirements-oauth.txt
+	$(COMPILE) $(ARGS) pyproject.toml --extra uvloop --constraints requirements.txt --output-file requirements-uvloop.txt
 	printf '%s\n' '-e .' hatchling editables | $(COMPILE) $(ARGS) - --group dev --constraints requirements-oauth.txt \
 		--no-emit-package mailrelayd --output-file requirements-dev.txt
 

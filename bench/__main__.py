@@ -1,4 +1,4 @@
-"""`python -m bench`: measure, print the table, write the runs, the table and the plots."""
+"""`python -m bench`: measure, print the tables, write the runs, the tables and the plots."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,7 +16,7 @@ from typing import Any
 
 from tests.servers.process import free_port, short_directory
 
-from bench import measure, plots, report, usage
+from bench import measure, plots, report, targets, usage
 from bench.cases import SCALES, Case, cases
 from bench.measure import Tools
 from bench.peers import peers
@@ -29,6 +30,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description="mailrelayd beside its peers, interleaved.")
     parser.add_argument("--scale", choices=SCALES, default="small", help="how many messages (default: small)")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="runs of each program (default: 3)")
+    parser.add_argument("--quick", action="store_true", help="a rehearsal: everything once, at the scale smoke")
     parser.add_argument("--case", action="append", metavar="NAME", help="only this case, or those of this kind (grow)")
     parser.add_argument("--peer", action="append", choices=peers(), help="only this program, beside Postfix")
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "bench", metavar="FOLDER")
@@ -41,15 +43,18 @@ def arguments() -> argparse.Namespace:
     options = parser.parse_args()
     if options.rounds < 1:
         parser.error("--rounds must be at least 1")
+    if options.quick:
+        options.scale, options.rounds = "smoke", 1
     return options
 
 
 def chosen(options: argparse.Namespace) -> list[Case]:
     """The cases and programs that were asked for; the anchor is always there."""
-    wanted = options.case
+    wanted = options.case or []
     found = []
     for case in cases(SCALES[options.scale]):
-        if not wanted or any(name in (case.name, case.name.partition("-")[0]) for name in wanted):
+        everything = not wanted and (options.quick or not case.asked)
+        if everything or any(name in (case.name, case.name.partition("-")[0]) for name in wanted):
             kept = {*options.peer, "postfix"} if options.peer else None
             found.append(replace(case, runs=tuple(run for run in case.runs if kept is None or run.peer in kept)))
     return found
@@ -112,22 +117,47 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
             found.append(outcome)
             file.write(json.dumps(outcome) + "\n")
             file.flush()
+        if not (options.case or options.peer) or "replies" in (options.case or []):
+            for outcome in replies(options):
+                found.append(outcome)
+                file.write(json.dumps(outcome) + "\n")
     return [{"about": about}, *found]
+
+
+def replies(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The way back, which bench/replies.py measures by itself."""
+    sizes = ("--samples", "5", "--waiting", "20", "--rounds", "1") if options.scale == "smoke" else ()
+    command = [sys.executable, "-m", "bench.replies", "--output", str(options.output), *sizes]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=False)
+    path = options.output / "replies.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    found = [{"replies": json.loads(line)} for line in lines]
+    if done.returncode and not any(report.broken(row) for row in found):
+        print(f"bench.replies ended with status {done.returncode}", file=sys.stderr)
+        nothing = {"case": "replies", "figures": {}, "samples": {}, "wrong": ["it did not come to its end"]}
+        found.append({"replies": nothing})
+    return found
+
+
+def _end(number: int, frame: object) -> None:
+    """Let everything that was started be ended: once, for timeout(1) says it twice."""
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)
 
 
 def main() -> int:
     """0: nothing was lost, doubled or damaged by us."""
     options = arguments()
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # what was started is ended
+    signal.signal(signal.SIGTERM, _end)
     if options.list:
         for case in chosen(options):
-            print(f"{case.name:16} {case.title}: {', '.join(f'{r.peer} x{r.connections}' for r in case.runs)}")
+            print(f"{case.name:16} {case.title}: {', '.join(report.named(run) for run in case.runs)}")
         return 0
     if options.report:
         found = [json.loads(text) for path in options.report for text in path.read_text().splitlines()]
     else:
         found = run(options)
-    text = report.tables(found)
+    text = "\n\n".join(part for part in (report.about(found), targets.table(found), report.tables(found)) if part)
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "table.md").write_text(text)
     for name, drawing in plots.draw(found).items():

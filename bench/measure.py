@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ GONE = 3.0  # the same where no process is left
 QUIET = 0.3  # seconds in which a doubled message may still come
 BEAT = 0.05  # seconds between two messages that are handed in
 WARM_UP = 5  # of these messages, which do not count
-PATIENCE = 45.0  # seconds in which a program may notice by itself that its smarthost is back
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +37,9 @@ class Run:
     batch: Batch
     offers: Offers = field(default_factory=Offers)
     round: int = 0
+    window: int = 1  # bodies without an answer, on one connection
+    loop: str = ""  # which event loop, where there is a choice
+    command: str = ""  # what is started, where that is measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +51,10 @@ class Outcome:
     first: float = 0.0  # from begin to the first message taken
     accepted: float = 0.0  # rate between the first and the last message taken
     clean: float = 0.0  # rate from the first message taken until the spool is empty
+    settled: float = 0.0  # rate from the first message taken until no crash could repeat any of them
     cpu: float = 0.0  # from begin until clean
     pss: float = 0.0  # the most
+    rest: float = 0.0  # PSS before it begins
     processes: int = 0  # the most
     peak: int = 0  # connections at the same time
     lost: int = 0
@@ -76,7 +80,7 @@ class Tools:
     work: Path  # where the spools are; short, for it becomes part of a Unix socket's path
 
 
-class _Watch:
+class Watch:
     """The most memory and processes so far, sampled now and then; the machine's other work."""
 
     def __init__(self, group: usage.Group) -> None:
@@ -87,6 +91,7 @@ class _Watch:
         self._next = 0.0
         self._begun = time.monotonic()
         self._cpu, self._busy = group.cpu(), usage.busy()
+        self.rest = usage.pss(group.pids())
 
     def look(self) -> None:
         if time.monotonic() >= self._next:
@@ -117,7 +122,7 @@ class _Watch:
 
 
 @contextmanager
-def _peer(run: Run, tools: Tools, port: int) -> Iterator[tuple[Peer, usage.Group, Path]]:
+def started(run: Run, tools: Tools, port: int) -> Iterator[tuple[Peer, usage.Group, Path]]:
     directory = Path(tempfile.mkdtemp(prefix="bench-", dir=tools.work))
     directory.chmod(0o755)  # some programs become other users
     work, record = directory / "peer", directory / "sink"
@@ -126,7 +131,8 @@ def _peer(run: Run, tools: Tools, port: int) -> Iterator[tuple[Peer, usage.Group
     try:
         for path in (work, record):
             path.mkdir()
-        peer = peers()[run.peer](Place(work, port, run.connections, group, tools.installed))
+        place = Place(work, port, run.connections, group, tools.installed, run.window, run.loop)
+        peer = peers()[run.peer](place)
         yield peer, group, record
     finally:
         group.close()
@@ -136,27 +142,30 @@ def _peer(run: Run, tools: Tools, port: int) -> Iterator[tuple[Peer, usage.Group
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def drain(run: Run, tools: Tools) -> Outcome:
-    """How fast it empties its spool, and at what cost."""
+def drain(run: Run, tools: Tools, *, asked: bool = False) -> Outcome:
+    """How fast it empties its spool, and at what cost; `asked`: while somebody asks it how it is, all the time."""
     port = free_port()
-    with _peer(run, tools, port) as (peer, group, record):
+    with started(run, tools, port) as (peer, group, record):
         peer.prepare(run.batch)
         load = usage.load()
         sink = Sink(tools.sink, record, port, run.offers)
+        answers: list[float] = []
         try:
-            watch = _Watch(group)
+            watch = Watch(group)
             begun = time.monotonic()
-            peer.begin()
-            error = _until_taken(sink, run.batch, watch)
+            with peer.asked(answers) if asked else nullcontext():
+                peer.begin()
+                error = until_taken(sink, run.batch, watch)
             if not error:
-                error = _until(lambda: peer.waiting() == 0, 30.0, "its spool does not become empty", POLL / 2)
+                error = until(lambda: peer.waiting() == 0, 30.0, "its spool does not become empty", POLL / 2)
             emptied, cpu = time.monotonic(), watch.cpu
+            recorded = peer.settled() or emptied
             watch.sample()
             time.sleep(QUIET)
-            outcome = _outcome(run, error, watch, sink, load)
+            outcome = outcome_of(run, error, watch, sink, load)
         finally:
             sink.kill()
-        found = list(sink.records())
+        found = sink.records()
         if not found:
             return outcome
         first, last = found[0].at / 1e9, found[-1].at / 1e9
@@ -167,19 +176,22 @@ def drain(run: Run, tools: Tools) -> Outcome:
             first=first - begun,
             accepted=(messages - 1) / (last - first) if last > first else 0.0,
             clean=messages / (emptied - first),
+            settled=messages / (recorded - first) if recorded > first else 0.0,
+            latencies=tuple(round(each, 3) for each in answers),
         )
 
 
-def _outcome(run: Run, error: str, watch: _Watch, sink: Sink, load: float) -> Outcome:
+def outcome_of(run: Run, error: str, watch: Watch, sink: Sink, load: float) -> Outcome:
     """What every kind of run has; the sink is over with it."""
     cpu, others = watch.cpu, watch.others
     counted = sink.stop()
-    wrong = verify(run.batch, list(sink.records()))
+    wrong = verify(run.batch, sink.records())
     return Outcome(
         run,
         error,
         cpu=cpu,
         pss=watch.pss,
+        rest=watch.rest,
         processes=watch.processes,
         peak=int(counted["peak"]),
         lost=wrong["lost"],
@@ -191,12 +203,12 @@ def _outcome(run: Run, error: str, watch: _Watch, sink: Sink, load: float) -> Ou
     )
 
 
-def _until_taken(sink: Sink, batch: Batch, watch: _Watch) -> str:
+def until_taken(sink: Sink, batch: Batch, watch: Watch) -> str:
     """Wait until every message was taken for every recipient; what is wrong if it does not come to that."""
     seen, moved, recipients = 0, time.monotonic(), 0
     while recipients < batch.count * batch.recipients:
         now = sink.accepted
-        recipients += sum(sink.newest(position).recipients for position in range(seen, now))
+        recipients += sum(one.recipients for one in sink.since(seen)[: now - seen])
         if now > seen:
             seen, moved = now, time.monotonic()
         elif time.monotonic() - moved > (STALL if watch.alive else GONE):
@@ -207,7 +219,7 @@ def _until_taken(sink: Sink, batch: Batch, watch: _Watch) -> str:
     return ""
 
 
-def _until(holds: Callable[[], bool], seconds: float, otherwise: str, poll: float = POLL) -> str:
+def until(holds: Callable[[], bool], seconds: float, otherwise: str, poll: float = POLL) -> str:
     end = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > end:
@@ -219,12 +231,12 @@ def _until(holds: Callable[[], bool], seconds: float, otherwise: str, poll: floa
 def pickup(run: Run, tools: Tools) -> Outcome:
     """From the producer's first byte, its fsync included, to the smarthost's 250; one message at a time."""
     port = free_port()
-    with _peer(run, tools, port) as (peer, group, record):
+    with started(run, tools, port) as (peer, group, record):
         peer.prepare(Batch(0))
         load = usage.load()
         sink = Sink(tools.sink, record, port, run.offers)
         try:
-            watch = _Watch(group)
+            watch = Watch(group)
             peer.begin()
             begun: dict[int, float] = {}
             for number, text in run.batch:
@@ -232,71 +244,15 @@ def pickup(run: Run, tools: Tools) -> Outcome:
                 begun[number] = time.monotonic_ns()
                 peer.hand_in(number, text)
                 if len(begun) == 1:  # from here on it runs
-                    _until(lambda: sink.accepted > 0, STALL, "")
+                    until(lambda: sink.accepted > 0, STALL, "")
                 watch.look()
                 time.sleep(max(due - time.monotonic(), 0.0))
-            error = _until_taken(sink, run.batch, watch)
-            outcome = _outcome(run, error, watch, sink, load)
+            error = until_taken(sink, run.batch, watch)
+            outcome = outcome_of(run, error, watch, sink, load)
         finally:
             sink.kill()
         late = [(each.at - begun[each.number]) / 1e6 for each in sink.records() if each.number in begun]
         return replace(outcome, latencies=tuple(round(each, 3) for each in late[WARM_UP:]))
-
-
-def backlog(run: Run, tools: Tools, window: float) -> Outcome:
-    """Nobody listens where the smarthost should be: what waiting costs, and what happens when somebody does again."""
-    port = free_port()
-    with _peer(run, tools, port) as (peer, group, record):
-        peer.prepare(run.batch)
-        load, watch, begun = usage.load(), _Watch(group), time.monotonic()
-        peer.begin()
-        settled = _until_idle(watch)
-        first_pass = watch.cpu
-        watch.sample()
-        pss_waiting = usage.pss(group.pids())
-        time.sleep(window)
-        waiting_cpu = watch.cpu - first_pass
-        sink = Sink(tools.sink, record, port, run.offers)
-        try:
-            back, asked = time.monotonic(), 0.0
-            if _until(lambda: sink.accepted > 0, PATIENCE, "not by itself"):
-                asked = 1.0
-                back = time.monotonic()
-                peer.retry()
-            error = _until_taken(sink, run.batch, watch)
-            if not error:
-                error = _until(lambda: peer.waiting() == 0, 30.0, "its spool does not become empty")
-            emptied = time.monotonic()
-            time.sleep(QUIET)
-            outcome = _outcome(run, error, watch, sink, load)
-        finally:
-            sink.kill()
-        found = list(sink.records())
-        first = found[0].at / 1e9 if found else emptied
-        return replace(
-            outcome,
-            first=first - back,
-            clean=len(found) / (emptied - first) if found else 0.0,
-            details={
-                "settled": settled - begun,
-                "first_pass_cpu": first_pass,
-                "waiting_cpu_a_minute": waiting_cpu / window * 60,
-                "waiting_pss": pss_waiting,
-                "asked": asked,
-            },
-        )
-
-
-def _until_idle(watch: _Watch, longest: float = 300.0) -> float:
-    """When it has done next to nothing for two seconds; the moment that began."""
-    end = time.monotonic() + longest
-    since, before = time.monotonic(), watch.cpu
-    while time.monotonic() < end and time.monotonic() - since < 2.0:
-        time.sleep(0.1)
-        watch.look()
-        if watch.cpu - before > 0.02:
-            since, before = time.monotonic(), watch.cpu
-    return since
 
 
 def attempt(measure: Callable[[Run, Tools], Outcome], run: Run, tools: Tools) -> Outcome:

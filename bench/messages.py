@@ -20,6 +20,7 @@ class Batch:
     size: int = 4096  # bytes of a body, after its header
     recipients: int = 1
     first: int = 0
+    bare: bool = False  # lines end with LF in the files of a producer; on the wire they never do
 
     @property
     def numbers(self) -> range:
@@ -51,6 +52,10 @@ class Batch:
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
         body = self.body()
         return ((number, self.header(number) + body) for number in self.numbers)
+
+    def files(self) -> Iterator[tuple[int, bytes]]:
+        """The same as a producer writes them."""
+        return ((number, text.replace(b"\r\n", b"\n") if self.bare else text) for number, text in self)
 
 
 def write_durably(path: Path, *parts: bytes) -> None:

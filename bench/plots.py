@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
+from bench.report import who
+
 Row = dict[str, Any]
 Points = list[tuple[float, float]]
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 420, 70, 190, 40, 50
@@ -41,7 +43,11 @@ def draw(found: Sequence[Row]) -> dict[str, str]:
             across=True,
         ),
         "memory.svg": _chart(
-            "Memory by backlog, nobody listens", "messages that wait (log)", "PSS MB", _by_backlog(rows), across=True
+            "Memory by backlog, the smarthost refuses",
+            "messages that wait (log)",
+            "PSS MB",
+            _by_backlog(rows),
+            across=True,
         ),
         "cost.svg": _chart(
             "CPU by backlog, drained at once", "messages (log)", "CPU us a message", _by_count(rows), across=True
@@ -53,8 +59,7 @@ def draw(found: Sequence[Row]) -> dict[str, str]:
 def _lines(rows: Sequence[Row], x: Callable[[Row], float], y: Callable[[Row], float]) -> dict[str, Points]:
     gathered: dict[str, dict[float, list[float]]] = {}
     for row in rows:
-        name = f"{row['run']['peer']} x{row['run']['connections']}"
-        gathered.setdefault(name, {}).setdefault(x(row), []).append(y(row))
+        gathered.setdefault(who(row), {}).setdefault(x(row), []).append(y(row))
     return {
         name: sorted((at, statistics.median(values)) for at, values in points.items())
         for name, points in gathered.items()
@@ -80,8 +85,8 @@ def _by_count(rows: Sequence[Row]) -> dict[str, Points]:
 
 def _latencies(rows: Sequence[Row]) -> dict[str, Points]:
     found: dict[str, list[float]] = {}
-    for row in rows:
-        found.setdefault(row["run"]["peer"], []).extend(row["latencies"])
+    for row in (row for row in rows if row["run"]["case"] == "pickup"):
+        found.setdefault(who(row), []).extend(row["latencies"])
     return {
         name: [(value, (position + 1) / len(values)) for position, value in enumerate(sorted(values))]
         for name, values in found.items()

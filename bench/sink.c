@@ -6,7 +6,9 @@
  * One record of 32 bytes, in the machine's byte order, per accepted message: when the last byte was read
  * (CLOCK_MONOTONIC, ns), the number in X-Bench-Id (all ones: none), the body's bytes after the blank line with dots
  * unstuffed, the recipients, the connection's number. --rtt holds every answer for that long, and the greeting for
- * twice as long, as the TCP handshake would have cost one more. Slow start and windows are not simulated.
+ * twice as long, as the TCP handshake would have cost one more: commands that arrive together cost one delay, and what
+ * is on its way meanwhile is not held up. Slow start and windows are not simulated. A BDAT whose size is no number ends
+ * the connection: nothing behind it could be trusted to be a command.
  * It says "ready" once it listens, and at SIGTERM one line of JSON with what it counted.
  */
 #define _GNU_SOURCE
@@ -205,6 +207,16 @@ static void accepted(struct connection *c) {
 
 static int is(const char *line, const char *verb) { return strncasecmp(line, verb, strlen(verb)) == 0; }
 
+/* "100" or "100 LAST", nothing else; 0: something else. */
+static int chunk_size(struct connection *c, const char *text) {
+    char *rest;
+    errno = 0;
+    c->chunk = strtoull(text, &rest, 10);
+    c->last = is(rest, " LAST");
+    rest += c->last ? 5 : 0;
+    return *text >= '0' && *text <= '9' && !errno && (!*rest || strcmp(rest, "\r") == 0);
+}
+
 static void command(struct connection *c, char *line) {
     char text[512];
     commands++;
@@ -228,24 +240,26 @@ static void command(struct connection *c, char *line) {
             answer(c, "250 2.1.0 ok\r\n");
         }
     } else if (is(line, "RCPT TO:")) {
-        if (!c->sender)
-            answer(c, "503 5.5.1 MAIL first\r\n");
+        if (c->sender != 1)
+            answer(c, "503 5.5.1 MAIL first, and no BDAT\r\n");
         else {
             c->recipients++;
             answer(c, "250 2.1.5 ok\r\n");
         }
     } else if (is(line, "DATA")) {
-        if (!c->recipients)
-            answer(c, "503 5.5.1 RCPT first\r\n");
+        if (!c->recipients || c->sender == 2)
+            answer(c, "503 5.5.1 RCPT first, and no BDAT\r\n");
         else {
             c->state = DATA;
             begin_content(c);
             answer(c, "354 go ahead\r\n");
         }
     } else if (is(line, "BDAT ") && chunking) {
-        char *rest;
-        c->chunk = strtoull(line + 5, &rest, 10);
-        c->last = strcasestr(rest, "LAST") != NULL;
+        if (!chunk_size(c, line + 5)) { /* where its bytes end nobody knows */
+            answer(c, "501 5.5.4 BDAT size [LAST]\r\n");
+            c->quitting = 1;
+            return;
+        }
         c->discard = !c->recipients; /* swallowed all the same: RFC 3030 section 2 */
         if (c->sender != 2) {
             begin_content(c);
@@ -316,7 +330,7 @@ static void understand(struct connection *c) {
                 break;
             *end = 0;
             command(c, c->in + at);
-            at = (size_t)(end + 1 - c->in);
+            at = c->quitting ? c->used : (size_t)(end + 1 - c->in);
         }
     }
     memmove(c->in, c->in + at, c->used - at);

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,16 +84,16 @@ class Sink:
         """How many messages so far; cheap."""
         return self._record.stat().st_size // RECORD.size
 
-    def records(self) -> Iterator[Record]:
+    def records(self) -> list[Record]:
         """All of them, in order."""
-        data = self._record.read_bytes()
-        return (Record(*fields) for fields in RECORD.iter_unpack(data[: len(data) // RECORD.size * RECORD.size]))
+        return self.since(0)
 
-    def newest(self, position: int) -> Record:
-        """The record at this position."""
+    def since(self, position: int) -> list[Record]:
+        """The records from this position on."""
         with self._record.open("rb") as file:
             file.seek(position * RECORD.size)
-            return Record(*RECORD.unpack(file.read(RECORD.size)))
+            data = file.read()
+        return [Record(*fields) for fields in RECORD.iter_unpack(data[: len(data) // RECORD.size * RECORD.size])]
 
     def stop(self) -> dict[str, float]:
         """What it counted."""

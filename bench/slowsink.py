@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 _ID = re.compile(rb"^X-Bench-Id: (\d+)", re.M)
+_CHUNK = re.compile(rb"BDAT (\d+)( LAST)?")
 _RECORD = struct.Struct("=QQQII")
 
 
@@ -66,7 +67,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
-        while self._step():
+        while not self._quitting and self._step():
             pass
         self._flush(self._sink.options.rtt)
 
@@ -160,7 +161,10 @@ class Connection(asyncio.Protocol):
             self._in_data, self._searched = self._recipients > 0, 0
             answer = b"354 go ahead\r\n" if self._in_data else b"503 5.5.1 RCPT first\r\n"
         elif verb.startswith(b"BDAT ") and not self._sink.options.no_chunking:
-            self._chunk, self._last, answer = int(verb.split()[1]), verb.endswith(b"LAST"), b""
+            if size := _CHUNK.fullmatch(verb):
+                self._chunk, self._last, answer = int(size[1]), bool(size[2]), b""
+            else:  # where its bytes end nobody knows
+                self._quitting, answer = True, b"501 5.5.4 BDAT size [LAST]\r\n"
         elif verb == b"QUIT":
             self._quitting, answer = True, b"221 2.0.0 bye\r\n"
         elif verb.startswith((b"HELO", b"NOOP", b"RSET")):

@@ -169,6 +169,17 @@ def pss(pids: Sequence[int]) -> float:
     return total / 1024
 
 
+def switches(pids: Sequence[int]) -> int:
+    """How often the threads of these processes have gone to sleep."""
+    total = 0
+    for pid in pids:
+        with suppress(OSError):
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                lines = (task / "status").read_text().splitlines()
+                total += next(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches:"))
+    return total
+
+
 def busy() -> float:
     """CPU seconds that the whole machine has worked since it started."""
     fields = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]

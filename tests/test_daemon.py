@@ -7,8 +7,13 @@ import re
 import signal
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
+import pytest
+
+from mailrelayd.cli import run
+from tests.servers.daemon import StartDaemon
 from tests.servers.process import wait_until
 
 
@@ -40,3 +45,26 @@ def test_a_crash_leaves_no_image_of_the_memory(tmp_path: Path) -> None:
             process.send_signal(signal.SIGABRT)
     assert re.search(r"^Max core file size +0 ", limits, re.MULTILINE)
     assert not list(tmp_path.glob("core*"))
+
+
+@pytest.mark.parametrize(("wanted", "is_uvloop"), [("auto", True), ("uvloop", True), ("asyncio", False)])
+def test_it_works_on_the_loop_that_is_wanted(
+    daemon: StartDaemon, spool_dir: Path, state_dir: Path, wanted: str, is_uvloop: bool
+) -> None:
+    """Where uvloop is installed, as it is for the tests, that is what it takes by itself."""
+    text = f'[spool]\ndirectory = "{spool_dir}"\n[state]\ndirectory = "{state_dir}"\n'
+    started = daemon(text, start=False).start("run", "--loop", wanted).wait_ready()
+    assert ("uvloop" in Path(f"/proc/{started.pid}/maps").read_text()) is is_uvloop
+    assert started.stop() == 0
+
+
+def test_without_uvloop_it_takes_the_other_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """But says so where uvloop was asked for by name."""
+    monkeypatch.setattr(run, "find_spec", lambda name: None)
+    loop = run.new_event_loop("auto")
+    loop.close()
+    assert type(loop).__module__.startswith("asyncio.")
+    assert run.run(Namespace(loop="uvloop", config=Path("/nowhere"))) == os.EX_USAGE
+    assert "pip install 'mailrelayd[uvloop]'" in capsys.readouterr().err

@@ -437,3 +437,31 @@ def test_free_space_is_what_a_user_may_write(folder: Folder) -> None:
     figures = os.statvfs(folder.path)
     assert 0 <= durable.free_space(folder) <= figures.f_bfree * figures.f_frsize
     assert folder.device() == folder.path.stat().st_dev
+
+
+# -- a file that is overwritten ----------------------------------------------------------------------------------
+
+
+def test_a_fixed_file_is_overwritten_in_place(folder: Folder, calls: Calls) -> None:
+    """Where it is told, and nowhere else; its size stays, and one fdatasync makes it durable."""
+    folder.write("fixed", b"." * 100)
+    calls.made.clear()
+    file = durable.FixedFile(folder, "fixed")
+    try:
+        assert file.size == 100
+        file.write(10, b"abc")
+        file.write(97, b"xyz")
+        file.sync()
+    finally:
+        file.close()
+    assert folder.read("fixed", limit=200) == b"." * 10 + b"abc" + b"." * 84 + b"xyz"
+    assert calls.made == ["pwrite", "pwrite", "fdatasync file"]
+
+
+def test_a_fixed_file_is_a_file(folder: Folder) -> None:
+    """It has to be there, and to be no link."""
+    with pytest.raises(FileNotFoundError):
+        durable.FixedFile(folder, "fixed")
+    os.symlink("/etc/passwd", folder.path / "fixed")
+    with pytest.raises(OSError, match="symbolic links"):
+        durable.FixedFile(folder, "fixed")

@@ -16,7 +16,7 @@ from mailrelayd.approvals.opening import Opening
 from mailrelayd.approvals.opening import Terms as OpeningTerms
 from mailrelayd.approvals.registry import Registry
 from mailrelayd.approvals.request import Copy, decode, encode
-from mailrelayd.outbound.headers import Header, split_header
+from mailrelayd.outbound.headers import Header, Unreadable, split_header
 from mailrelayd.outbound.spool import Spool
 from mailrelayd.outbound.values import Admitted, ApprovalCopy, Envelope, Progress, QueuedMessage
 from tests.manual_clock import START, ManualClock
@@ -220,6 +220,9 @@ class Bytes:
 
     def read(self, offset: int, size: int) -> bytes:
         return self.data[offset : offset + size]
+
+    def header(self) -> tuple[Header | Unreadable, bytes]:
+        return split_header(self.data, complete=True), self.data
 
     def unchanged(self) -> bool:
         return True

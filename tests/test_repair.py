@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mailrelayd import durable
-from mailrelayd.outbound import queueid, record
+from mailrelayd.outbound import journal, queueid, record
 from mailrelayd.outbound.keys import KEPT, Keys, digest
 from mailrelayd.outbound.record import Claim, Record
 from mailrelayd.outbound.repair import Found, repair
@@ -138,9 +138,17 @@ class Place:
         self.reader = Reader(self.path, Reading())
         durable.make_folder(self.path / "keys", 0o700)
         self.keys = Keys(durable.Folder(self.path / "keys"))
+        self.told: dict[str, Record | str] = {}
 
-    def repair(self) -> Found:
-        return repair(self.reader, self.keys, self.path, NOW)
+    def repair(self, now: float = NOW) -> Found:
+        self.told.clear()
+        return repair(self.reader, self.keys, self.path, now, self.told.__setitem__)
+
+    def learned(self) -> str:
+        if ID in self.repair().plain:
+            return "plain"
+        entry = self.told.get(ID)
+        return "" if entry is None else "record" if isinstance(entry, Record) else "kept"
 
     def files(self) -> dict[str, bytes]:
         return {str(path.relative_to(self.path)): path.read_bytes() for path in self.path.rglob("*") if path.is_file()}
@@ -157,18 +165,11 @@ def place(tmp_path: Path) -> Iterator[Place]:
     made.close()
 
 
-def learned(found: Found) -> str:
-    if ID in found.plain:
-        return "plain"
-    entry = found.records.get(ID)
-    return "" if entry is None else "record" if isinstance(entry, Record) else "kept"
-
-
 def test_a_key_older_than_a_day_is_not_brought_back(place: Place) -> None:
     """A message that waits for long has no key any more: its producer may use it again."""
     (place.path / Q / EML).write_bytes(MAIL)
     (place.path / Q / JSON).write_bytes(KEYED)
-    repair(place.reader, place.keys, place.path, NOW + KEPT)
+    place.repair(NOW + KEPT)
     assert set(place.files()) == {Q + EML, Q + JSON}
 
 
@@ -181,7 +182,7 @@ def test_a_full_disk_stops_no_start(place: Place, monkeypatch: pytest.MonkeyPatc
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(durable.Folder, "write", full)
-    assert learned(place.repair()) == "record"
+    assert place.learned() == "record"
     assert place.keys.seen(KEY, NOW) == ID
 
 
@@ -192,13 +193,13 @@ def test_every_row_comes_to_rest(place: Place, name: str) -> None:
     for path, data in {**row.before, f"queue/{OTHER}.eml": MAIL}.items():
         (place.path / path).write_bytes(data)
     for _ in range(2):
-        found = place.repair()
+        learned = place.learned()
         files = place.files()
         assert set(files) == {*row.after, f"queue/{OTHER}.eml"}
         assert all(data == MAIL for path, data in files.items() if path.endswith(".eml"))
         assert all(files[path] == row.before[path] for path in row.same)
-        assert learned(found) == row.learns
-        assert OTHER in found.plain
+        assert learned == row.learns
+        assert OTHER in place.repair().plain
 
 
 def test_the_newest_id_counts_wherever_it_stands(place: Place) -> None:
@@ -208,6 +209,49 @@ def test_the_newest_id_counts_wherever_it_stands(place: Place) -> None:
     assert place.repair().newest == queueid.microseconds(ID)
     (place.path / "failed" / f"{OTHER}.eml").write_bytes(MAIL)
     assert place.repair().newest == queueid.microseconds(OTHER)
+
+
+# -- what was sent -----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Recorded:
+    """Which files stand there with ID in the journal, which after the repair, and what the queue learns."""
+
+    before: dict[str, bytes]
+    after: set[str]
+    learns: str = ""
+    inode: int = 0  # away from the file's own
+
+
+RECORDED = {
+    "sent": Recorded({Q + EML: MAIL}, set()),
+    "sent, with its record": Recorded({Q + EML: MAIL, Q + JSON: TWO}, set()),
+    "removed": Recorded({}, set()),
+    "removed but for its record": Recorded({Q + JSON: TWO}, set()),
+    "sent after a retry that was cut short": Recorded({Q + EML: MAIL, Q + JSON: THREE, F + JSON: TWO}, set()),
+    "another file of this name": Recorded({Q + EML: MAIL}, {Q + EML}, "plain", inode=1),
+    "another file of this name, with a record": Recorded(
+        {Q + EML: MAIL, Q + JSON: TWO}, {Q + EML, Q + JSON}, "record", inode=1
+    ),
+    "put back into failed": Recorded({F + EML: MAIL, F + JSON: ONE}, {F + EML, F + JSON}),
+    "not claimed": Recorded({P + "a.eml": MAIL}, {P + "a.eml"}),
+}
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_what_was_recorded_as_sent_goes_and_nothing_else(place: Place, name: str) -> None:
+    """The message by its name and inode, then its record; as often as a start is repeated, the journal stays."""
+    row = RECORDED[name]
+    for path, data in {**row.before, f"queue/{OTHER}.eml": MAIL}.items():
+        (place.path / path).write_bytes(data)
+    eml = place.path / Q / EML
+    inode = (eml.stat().st_ino if eml.exists() else 4711) + row.inode
+    data = journal.whole([(5, journal.encode(ID, inode)), (9, journal.encode(ID, inode)[:40] + journal.EMPTY[40:])])
+    (place.path / "journal").write_bytes(data)
+    for _ in range(2):
+        assert place.learned() == row.learns
+        assert set(place.files()) == {*row.after, f"queue/{OTHER}.eml", "journal"}
 
 
 # -- the sidecar of a claim that was cut short -------------------------------------------------------------------
@@ -244,7 +288,7 @@ def test_only_the_claimed_sidecar_is_removed(
     (place.path / "queue" / EML).write_bytes(MAIL)
     (place.path / "queue" / JSON).write_bytes(written(1, claim_of(path, below)))
     since(path)
-    assert learned(place.repair()) == "record"
+    assert place.learned() == "record"
     assert path.exists() == stays
 
 
@@ -294,7 +338,7 @@ def test_a_strange_claim_stops_nothing(place: Place, name: str, folder: str) -> 
     document["claim"].update(name=name, folder=folder)
     (place.path / "queue" / EML).write_bytes(MAIL)
     (place.path / "queue" / JSON).write_text(json.dumps(document))
-    assert learned(place.repair()) == "record"
+    assert place.learned() == "record"
 
 
 # -- what is no file ---------------------------------------------------------------------------------------------
@@ -307,6 +351,6 @@ def test_a_record_that_is_no_file_keeps_its_message(place: Place, where: str) ->
     (place.path / "queue" / JSON).write_bytes(ONE)
     (place.path / where / JSON).unlink(missing_ok=True)
     (place.path / where / JSON).symlink_to("/etc/passwd")
-    assert learned(place.repair()) == "kept"
+    assert place.learned() == "kept"
     assert (place.path / "queue" / EML).exists()
     assert (place.path / where / JSON).is_symlink()

@@ -56,6 +56,22 @@ class AiosmtplibLoop(_Loop):
     kind = "aiosmtplib"
 
 
+class Interpreter(Peer):
+    """No mailer: what starting Python costs."""
+
+    def prepare(self, batch: Batch) -> None:
+        """Nothing."""
+
+    def begin(self) -> None:
+        """Nothing."""
+
+    def waiting(self) -> int:
+        return 0
+
+    def sendmail(self, command: str) -> list[str]:
+        return [sys.executable, "-c", "pass"]
+
+
 def _with_smtplib(folder: Path, port: int, addresses: list[str]) -> None:
     with smtplib.SMTP("127.0.0.1", port, local_hostname="bench.test") as client:
         for name in sorted(os.listdir(folder)):

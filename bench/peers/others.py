@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import subprocess
@@ -9,7 +10,7 @@ import subprocess
 from tests.servers.process import free_port, greets, wait_until
 
 from bench.messages import SENDER, Batch, sync_folder, write_durably
-from bench.peers import Peer, Place, count
+from bench.peers import Peer, Place, count, starting
 from bench.peers.filling import fill
 from bench.peers.room import Room
 
@@ -92,6 +93,10 @@ class _Roomer(Peer):
         if daemon.poll() is not None:
             raise RuntimeError(f"{command[0]} does not start:\n{log.read_text('latin-1')}")
         return daemon
+
+    def clock(self, command: list[str], text: bytes, times: int) -> list[float]:
+        found = json.loads(self._room.run(*starting(command, times), stdin=text).splitlines()[-1])
+        return [float(each) for each in found]
 
     def close(self) -> None:
         self._room.close()
@@ -215,6 +220,9 @@ class Nullmailer(_Roomer):
 
     hands_in = True
 
+    def sendmail(self, command: str) -> list[str]:
+        return ["/usr/sbin/sendmail", "-f", SENDER, "r0@sink.test"]
+
 
 class Msmtp(_Roomer):
     """One process per file, as its own msmtp-runqueue.sh does: it has no queue by itself."""
@@ -236,6 +244,10 @@ class Msmtp(_Roomer):
 
     def waiting(self) -> int:
         return count([self._disk])
+
+    def sendmail(self, command: str) -> list[str]:
+        """It has sent it when it ends."""
+        return ["/usr/bin/msmtp", "--file=/etc/msmtprc", f"--from={SENDER}", "--", "r0@sink.test"]
 
 
 class Dma(_Roomer):

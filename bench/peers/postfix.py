@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.servers.process import free_port, greets, wait_until
 
-from bench.messages import Batch
+from bench.messages import SENDER, Batch
 from bench.peers import Peer, Place, count, program
 from bench.peers.filling import Client, fill
 
@@ -116,6 +116,10 @@ class Postfix(Peer):
             wait_until(lambda: greets(self._port), 30, self.log)
             self._client = Client(self._port)
         self._client.send(["r0@sink.test"], text)
+
+    def sendmail(self, command: str) -> list[str]:
+        """It is on disk, below maildrop, when that ends."""
+        return [program("sendmail"), "-C", str(self._etc), "-f", SENDER, "r0@sink.test"]
 
     def retry(self) -> None:
         """What an administrator, or a cron job, does once the way is free again."""

@@ -18,7 +18,8 @@ The path of a message
                              |                outbound/smtp.py      connect .. AUTH (aiosmtplib)
                              |                outbound/session.py   pipeline.py (pure) on the transport
                              v                outbound/delivery.py  what the answer means, what is next (pure)
-                         smarthost: 250 -> the file is removed, and that is on disk before the next body begins
+                         smarthost: 250 -> a slot of the journal says so on disk before the next body begins
+                                          outbound/completions.py  records many at once, removes behind that
 
 What stands between: guard.py (who may be sent to), postmaster.py (senders hear of failures), results.py (producers do).
 
@@ -63,6 +64,9 @@ H1 * queue/.tmp-NAME (+ queue/ID.json)            a handing in before its rename
 H2 * queue/ID.eml + .json with a key, no keys/KEY a handing in or a claim before its last step -> O3: the key is written
 A1 * queue/ID.eml + .json with copies, not opened a request after its claim, before it was opened -> O3: it is opened
 K1   as F4 and O4, with the reason "duplicate"    a duplicate's removal before its last step -> O4: a person looks
+J1 * queue/ID.eml (+ .json), ID in the journal    recorded as sent, not removed yet -> O1: both are removed first
+J2   queue/ID.eml, its journal has another inode  somebody put it there since: due now, or as its record says
+J3 * ID in the journal, no queue/ID.eml           a removal before its slot was emptied -> O1: the journal begins anew
 D1 * queue/ID.json alone                          a removal after its first half -> O1: the record is removed
 F1 * queue/ID.eml (+ .json), failed/ID.json       a failing before its rename -> O4: the rename is done
 F2 * failed/ID.eml + .json, older queue/ID.json   a failing after its rename -> O4: the older record is removed

@@ -227,7 +227,10 @@ class Daemon:
         account = self.loaded.settings.account
         waiting = self.spool.figures().waiting
         events.daemon_ready(
-            waiting=waiting, outbound=account.name if account else "disabled", spool=str(self.spool.directory)
+            waiting=waiting,
+            outbound=account.name if account else "disabled",
+            spool=str(self.spool.directory),
+            loop=type(asyncio.get_running_loop()).__module__.partition(".")[0],
         )
         notify.ready(self._status_line())
 

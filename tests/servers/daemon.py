@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from tests.servers.process import end, kill, wait_until
+from tests.servers.process import LOOP, end, kill, wait_until
 
 ORDINARY_USER = "nobody"
 
@@ -91,7 +91,7 @@ class Daemon:
             raise RuntimeError("it runs already")
         self._runs += 1
         with self._log_path.open("wb") as log:
-            self.process = self._popen(arguments or ("run",), stderr=log)
+            self.process = self._popen(arguments or ("run", "--loop", LOOP), stderr=log)
         return self
 
     def command(self, *arguments: str, stdin: bytes = b"", seconds: float = 30) -> subprocess.CompletedProcess[bytes]:

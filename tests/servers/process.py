@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+LOOP = os.environ.get("MAILRELAYD_TEST_LOOP") or "asyncio"  # on which the daemon works: what is installed by itself
 BELOW_EPHEMERAL = range(15000, 32000)
 POLL_INTERVAL = 0.02  # seconds; other processes are watched, not told
 

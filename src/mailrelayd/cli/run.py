@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import os
 import sys
+from importlib.util import find_spec
 
 from mailrelayd.cli import failure
 
@@ -20,6 +21,12 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser], comm
     parser = commands.add_parser(
         "run", parents=[common], help="the daemon, in the foreground", description="Run until SIGTERM; SIGHUP reloads."
     )
+    parser.add_argument(
+        "--loop",
+        choices=("auto", "asyncio", "uvloop"),
+        default="auto",
+        help="the event loop; auto, the default, is uvloop where it is installed (pip install 'mailrelayd[uvloop]')",
+    )
     parser.set_defaults(run=run)
 
 
@@ -32,6 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     _fill_standard_streams()
     os.umask(0o027)
+    if arguments.loop == "uvloop" and not find_spec("uvloop"):
+        return failure(os.EX_USAGE, "--loop uvloop: it is not installed", "pip install 'mailrelayd[uvloop]'")
     try:
         loaded = load(arguments.config)
     except ConfigError as error:
@@ -39,7 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
     log.setup(loaded.settings.log.format, loaded.settings.log.level)
     syslog.setup(loaded.settings.log.syslog, events.syslog_trouble)
     try:
-        asyncio.run(daemon.serve(arguments.config, loaded, dict(os.environ)))
+        with asyncio.Runner(loop_factory=lambda: new_event_loop(arguments.loop)) as runner:
+            runner.run(daemon.serve(arguments.config, loaded, dict(os.environ)))
     except durable.LockedError as error:
         return failure(os.EX_TEMPFAIL, str(error), "one daemon per [spool] directory; stop the other one first")
     except SpoolError as error:
@@ -51,6 +61,15 @@ def run(arguments: argparse.Namespace) -> int:
         events.daemon_bug(where="run", error=error)
         return os.EX_SOFTWARE
     return os.EX_OK
+
+
+def new_event_loop(wanted: str) -> asyncio.AbstractEventLoop:
+    """The one that --loop names."""
+    if wanted == "uvloop" or (wanted == "auto" and find_spec("uvloop")):
+        import uvloop
+
+        return uvloop.new_event_loop()
+    return asyncio.new_event_loop()
 
 
 def _fill_standard_streams() -> None:

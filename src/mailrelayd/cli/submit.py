@@ -60,8 +60,6 @@ def run(arguments: argparse.Namespace) -> int:
     from mailrelayd.cli import failure
     from mailrelayd.cli.handover import NotHandedError, hand_over
     from mailrelayd.config.light import read
-    from mailrelayd.outbound.attach import attached, logs
-    from mailrelayd.outbound.headers import Unreadable
     from mailrelayd.outbound.submission import Options
 
     if arguments.attach_logs == "on-failure" and arguments.status is None:
@@ -76,11 +74,16 @@ def run(arguments: argparse.Namespace) -> int:
         return failure(os.EX_NOINPUT, f"{name}: {error.strerror}: nothing was handed in")
     if not wanted and arguments.attach_logs == "never" and (arguments.attach_log or arguments.failed_log):
         print("note: no log is attached: --attach-logs is never, the default", file=sys.stderr)
-    whole = attached(message, logs(arguments.instance, files))
-    if isinstance(whole, Unreadable):
-        return failure(os.EX_DATAERR, whole.reason)
+    if files:
+        from mailrelayd.outbound.attach import attached, logs  # zipfile and more, which few have a use for
+        from mailrelayd.outbound.headers import Unreadable
+
+        whole = attached(message, logs(arguments.instance, files))
+        if isinstance(whole, Unreadable):
+            return failure(os.EX_DATAERR, whole.reason)
+        message = whole
     try:
-        handed = hand_over(Options("submit", read_header=True), whole, read(arguments.config))
+        handed = hand_over(Options("submit", read_header=True), message, read(arguments.config))
     except NotHandedError as error:
         return error.report()
     with suppress(OSError):  # it is taken, whoever hears of it
