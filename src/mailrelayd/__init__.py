@@ -7,7 +7,7 @@ The path of a message
 ---------------------
 ::
 
-    producer --rename--> pickup/NAME.eml      outbound/examine.py   is it ready? may it be taken? (pickup.py: the loop)
+    producer --rename--> pickup/NAME.eml      outbound/examine.py   is it ready? may it be taken? (gather.py: the thread)
     caller --submit.sock--> queue/.tmp-NAME   outbound/intake.py    the same for what is handed in, piece by piece
                              | rename         outbound/envelope.py  who sends, who receives (pure; handin.py: by socket)
                              |                outbound/incoming.py  record, rename, key: then it is ours
@@ -16,7 +16,7 @@ The path of a message
                              | DATA           outbound/relay.py     due -> transaction -> answers -> step
                              |                outbound/route.py     held, and probed, when it is nobody's fault here
                              |                outbound/smtp.py      connect .. AUTH (aiosmtplib)
-                             |                outbound/session.py   pipeline.py (pure) on the transport
+                             |                outbound/session.py   pipeline.py, exchange.py (pure) on the transport
                              v                outbound/delivery.py  what the answer means, what is next (pure)
                          smarthost: 250 -> a slot of the journal says so on disk before the next body begins
                                           outbound/completions.py  records many at once, removes behind that
@@ -38,7 +38,7 @@ The path of a decision
                              |                approvals/judge.py    where alone an approval comes into being (pure)
                              | fsync          approvals/ledger.py   archive.py: mail, then document: the commit point;
                              |                                      then the outboxes, then the registry
-                             | outbox/        approvals/outbox.py   folder, webhook, program (sinks.py)
+                             | outbox/        approvals/outbox.py   folder, program (sinks.py), webhook
                              v UID EXPUNGE    the mail is removed once every required sink has the document
 
 `office.py` composes it; outbound and inbound never import each other.
@@ -79,14 +79,14 @@ I1   a mail in the folder, not in archive/        unread
 I2   the same, and archive/in/DAY/ID/decision.json read: offered again, then removed when every required sink has it
 I2b  archive/in/DAY/ID/message.eml alone          a decision before its commit point -> I1: it is read again
 I3   archive/in/DAY/ID, no mail in the folder     done
-I4   outbox/SINK/ID.json, or parked/ID.json       owed to a sink, or for a person to look at
+I4   outbox/SINK/ID.json, or parked/ID.json       owed to a sink (after a power cut also some that it took), or parked
 I5   quarantine/ID.eml                            a mail of nobody: a person looks
 X    queue/ID.json and failed/ID.json, one damaged kept and not tried: which of the two is true would be a guess
 T  * .tmp-NAME in any of our folders              an unfinished write -> removed
 ==== ============================================ ==================================================================
 
 Two honest sentences belong under the table. A crash, or a lost connection, after the last byte of a body and before
-its 250 is on disk sends that message again (RFC 1047): one per connection. A mail read twice is one decision: its id is
+its 250 is on disk sends that message again (RFC 1047): `window` per connection. A mail read twice is one decision: its id is
 made of what it says, and the archive answers for it. A file that its producer did not fsync
 may be lost with the machine's power before anybody could have saved it.
 

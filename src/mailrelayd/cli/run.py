@@ -37,10 +37,10 @@ def run(arguments: argparse.Namespace) -> int:
     from mailrelayd.operate import events, log, syslog
     from mailrelayd.outbound.spool import SpoolError
 
-    _fill_standard_streams()
-    os.umask(0o027)
     if arguments.loop == "uvloop" and not find_spec("uvloop"):
         return failure(os.EX_USAGE, "--loop uvloop: it is not installed", "pip install 'mailrelayd[uvloop]'")
+    _fill_standard_streams()
+    os.umask(0o027)
     try:
         loaded = load(arguments.config)
     except ConfigError as error:
