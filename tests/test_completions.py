@@ -193,8 +193,49 @@ async def test_a_full_disk_lets_completions_go_on(bench: SpoolBench, monkeypatch
     assert bench.report.troubles == []
 
 
+async def test_a_full_disk_without_a_journal_is_emptied(bench: SpoolBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was sent is removed at once where it cannot be recorded first: the queue may be what fills the disk."""
+    await deferred_once(bench)
+    second = await bench.put("b")
+    await bench.end()
+    (bench.directory / "journal").unlink()
+
+    def full(*arguments: object, **keys: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patches:
+        patches.setattr(durable.Folder, "write", full)
+        await bench.reopen()
+        assert bench.report.troubles == [("begin the journal", "No space left on device")]
+        await complete(bench.queue, await claimed(bench.queue))
+        assert bench.tree() == {f"queue/{second}.eml"}
+    await complete(bench.queue, await claimed(bench.queue))
+    await bench.removed()
+    assert bench.tree() == set()
+    assert [doing for doing, _ in bench.report.troubles] == ["begin the journal", "record"]
+
+
+async def test_without_a_record_the_removal_is_on_disk(
+    bench: SpoolBench, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same when the disk has become full, and what cannot be removed either is tried until it can."""
+    message = await deferred_once(bench)
+    disk.arm(1, lambda: OSError(errno.ENOSPC, "No space left on device"), times=2)
+    task = asyncio.create_task(complete(bench.queue, message))
+    await bench.pausing(task)
+    assert disk.steps == ["pwrite", "unlink"]
+    assert bench.report.troubles == [(doing, "No space left on device") for doing in ("record", "remove")]
+    assert bench.queue.figures().in_flight == 1
+    disk.arm(1, lambda: OSError(errno.EDQUOT, "Disk quota exceeded"))
+    bench.clock.advance(1)
+    await task
+    assert disk.steps == ["create", "unlink", "fsync", "unlink"]
+    assert bench.tree() == set()
+    assert bench.queue.figures() == Figures()
+
+
 async def test_a_journal_that_cannot_be_made_is_made_later(bench: SpoolBench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full disk stops no start; what is sent meanwhile waits for its record, loudly."""
+    """A failing disk stops no start; what is sent meanwhile waits for its record, loudly."""
     await bench.put()
     await bench.end()
     (bench.directory / "journal").unlink()
@@ -202,12 +243,12 @@ async def test_a_journal_that_cannot_be_made_is_made_later(bench: SpoolBench, mo
 
     def write(folder: durable.Folder, name: str, data: bytes) -> None:
         if next(tries, None) is not None:
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise OSError(errno.EIO, "Input/output error")
         right(folder, name, data)
 
     monkeypatch.setattr(durable.Folder, "write", write)
     await bench.reopen()
-    assert bench.report.troubles == [("begin the journal", "No space left on device")]
+    assert bench.report.troubles == [("begin the journal", "Input/output error")]
     task = asyncio.create_task(complete(bench.queue, await claimed(bench.queue)))
     for number in range(2):
         await bench.pausing(task, number + 1)
@@ -302,7 +343,7 @@ async def test_a_bug_in_a_thread_ends_the_process(bench: SpoolBench, monkeypatch
     ("data", "said"),
     [
         (b"%-63s\n" % b"mailrelayd journal 7", "is of format 7, and this program knows 1"),
-        (None, "not a regular file"),
+        (None, "not a regular file: remove it"),
     ],
 )
 async def test_a_journal_that_cannot_be_read_stops_the_start(bench: SpoolBench, data: bytes | None, said: str) -> None:
@@ -314,9 +355,51 @@ async def test_a_journal_that_cannot_be_read_stops_the_start(bench: SpoolBench, 
         path.symlink_to("/etc/passwd")
     else:
         path.write_bytes(data)
-    with pytest.raises(SpoolError, match=f"journal: .*{said}"):
+    with pytest.raises(SpoolError, match=f"{path}: .*{said}"):
         Spool(bench.directory, node=NODE, clock=bench.clock, report=bench.report)
     assert path.is_symlink() or path.read_bytes() == data
+
+
+@pytest.mark.parametrize("room", [True, False])
+async def test_what_cannot_be_removed_at_the_start_stops_nobody(
+    bench: SpoolBench, monkeypatch: pytest.MonkeyPatch, room: bool
+) -> None:
+    """It stays recorded, also over the next start and on a full disk, is gone for everybody, and goes when it can."""
+    monkeypatch.setattr(completions, "LINGER", 3600.0)
+    stuck = await deferred_once(bench)
+    inode = eml(bench, stuck.queue_id).stat().st_ino
+    await complete(bench.queue, stuck)
+    other = await bench.put("b")
+    monkeypatch.setattr(completions, "LINGER", 0.0)
+    monkeypatch.setattr(completions, "PAUSE", 0.01)
+    right, right_write, failing = durable.Folder.remove, durable.Folder.write, True
+
+    def remove(folder: durable.Folder, name: str, *, sync: bool = True) -> bool:
+        if failing and name == f"{stuck.queue_id}.eml":
+            raise OSError(errno.EPERM, "Operation not permitted", name)
+        return right(folder, name, sync=sync)
+
+    def write(folder: durable.Folder, name: str, data: bytes) -> None:
+        if failing and not room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        right_write(folder, name, data)
+
+    monkeypatch.setattr(durable.Folder, "remove", remove)
+    monkeypatch.setattr(durable.Folder, "write", write)
+    for _ in range(2):
+        await bench.reopen()
+        assert recorded(bench) == {stuck.queue_id: inode}
+        assert [one.message.queue_id for one in await entries(bench.queue)] == [other]
+        assert await bench.queue.find(stuck.queue_id) is None
+    said = (f"remove {stuck.queue_id}.eml", "Operation not permitted")
+    await until(lambda: said in bench.report.troubles)
+    await complete(bench.queue, await claimed(bench.queue))
+    assert await claim(bench.queue) is None
+    failing = False
+    await bench.removed()
+    assert bench.tree() == set()
+    await bench.reopen()
+    assert recorded(bench) == {}
 
 
 @pytest.mark.usefixtures("lingering")

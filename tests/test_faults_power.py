@@ -53,9 +53,16 @@ async def cut(
 
 
 @pytest.mark.timeout(600)
-async def test_a_power_cut_loses_nothing(tmp_path: Path, machine: Machine, record_property: Record) -> None:
+@pytest.mark.parametrize(("window", "connections"), [(1, 1), (16, 4)])
+async def test_a_power_cut_loses_nothing(
+    tmp_path: Path, machine: Machine, window: int, connections: int, record_property: Record
+) -> None:
     """What was promised was synced before; what was sent and not yet synced as removed is sent again, and only that."""
-    verdict = clean(await cut(machine, tmp_path, 60 if FULL else 6))
+    cuts = 60 if FULL else 6
+    size: dict[str, Any] = {} if window == 1 else {"messages": 40 * cuts, "pace": 0.03}
+    over = f"[outbound.test]\nconnections = {connections}\n"
+    options: dict[str, Any] = {"window": window, "connections": connections, "over": over, **size}
+    verdict = clean(await cut(machine, tmp_path, cuts, **options))
     tell(record_property, verdict, cuts=machine.cuts)
     assert verdict.kills == machine.cuts
     assert verdict.met >= verdict.kills // 3

@@ -355,7 +355,7 @@ async def test_nothing_is_taken_below_min_free() -> None:
 async def test_a_full_disk_is_the_callers_to_know(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """At whichever step: 75, nothing is left, and the next message is taken."""
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     async with serving() as bench:

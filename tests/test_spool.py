@@ -10,9 +10,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from mailrelayd.config.settings import Settings
 from mailrelayd.outbound import arrivals, completions, idset, keys, queueid
 from mailrelayd.outbound.headers import Header
 from mailrelayd.outbound.incoming import DuplicateError
-from mailrelayd.outbound.queue import Place, Verb
+from mailrelayd.outbound.queue import Figures, Place, Verb
 from mailrelayd.outbound.record import Claim, Record
 from mailrelayd.outbound.results import FOLDER_MODE, Results
 from mailrelayd.outbound.spool import Spool
@@ -996,6 +997,114 @@ async def test_a_key_is_written_when_its_message_is_here_for_good(bench: SpoolBe
     assert disk.steps == [*WRITTEN, "rename", "fsync", "fsync", *WRITTEN]
 
 
+@contextmanager
+def disk_is_busy(bench: SpoolBench) -> Iterator[None]:
+    """The disk's thread has something else to do."""
+    gate = threading.Event()
+    bench.queue._disk.submit(gate.wait)
+    try:
+        yield
+    finally:
+        gate.set()
+
+
+async def lined_up(bench: SpoolBench, count: int) -> None:
+    """Until so many wait to be placed."""
+    await until(lambda: len(bench.queue._entrance._line) == count)
+
+
+async def test_those_that_have_lined_up_share_the_syncs(bench: SpoolBench, disk: Disk) -> None:
+    """However many there are, the folder is synced once for their records and once for them."""
+    bench.queue.new_id()
+    with disk_is_busy(bench):
+        tasks = [asyncio.create_task(bench.hand_in(f"m{number}")) for number in range(10)]
+        await lined_up(bench, len(tasks))
+        disk.disarm()
+    ids = await asyncio.gather(*tasks)
+    assert disk.steps.count("fsync") == 10 + 2
+    assert bench.tree() == {f"queue/{queue_id}{ending}" for queue_id in ids for ending in (".eml", ".json")}
+    assert await claim_all(bench.queue) == sorted(ids)
+
+
+async def test_of_those_that_have_lined_up_the_second_with_a_key_hears_of_the_first(
+    bench: SpoolBench, disk: Disk
+) -> None:
+    """The id that it is told is one that was taken: had the first failed, it would have been the second's turn."""
+    bench.queue.new_id()
+    for failing in (False, True):
+        key = keys.digest(1000, "", str(failing))
+        with disk_is_busy(bench):
+            tasks = [asyncio.create_task(bench.hand_in(name, key=key)) for name in "ab"]
+            await lined_up(bench, len(tasks))
+            disk.arm(1 if failing else 0, lambda: OSError(errno.EIO, "Input/output error"))
+        first, second = await asyncio.gather(*tasks, return_exceptions=True)
+        assert isinstance(first, OSError) if failing else first == second
+        assert bench.queue.seen(key) == second
+        assert await claim_all(bench.queue) == [second]
+        assert not [path for path in bench.tree() if durable.TEMPORARY in path]
+
+
+async def test_a_duplicate_changes_nothing_on_disk(bench: SpoolBench, disk: Disk) -> None:
+    """But for its own bytes, which are thrown away."""
+    first = await bench.hand_in(key=KEY)
+    disk.disarm()
+    assert await bench.hand_in(key=KEY) == first
+    assert disk.steps == ["create", "write", "write", "fsync", "unlink"]
+
+
+async def test_one_that_cannot_be_handed_in_stops_no_other(bench: SpoolBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of those that are placed together each has its own answer."""
+    right = durable.Folder.move
+
+    def move(folder: durable.Folder, name: str, target: durable.Folder, new_name: str, *, sync: bool = True) -> None:
+        if new_name == bad:
+            raise OSError(errno.EIO, "Input/output error")
+        right(folder, name, target, new_name, sync=sync)
+
+    monkeypatch.setattr(durable.Folder, "move", move)
+    with disk_is_busy(bench):
+        tasks = [asyncio.create_task(bench.hand_in(name)) for name in "abc"]
+        await lined_up(bench, len(tasks))
+        bad = bench.queue._entrance._line[1].message.queue_id + ".eml"
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    assert sum(isinstance(one, OSError) for one in answers) == 1
+    taken = sorted(one for one in answers if isinstance(one, str))
+    assert await claim_all(bench.queue) == taken
+    assert bench.tree() == {f"queue/{queue_id}{ending}" for queue_id in taken for ending in (".eml", ".json")}
+
+
+async def test_a_crash_while_several_are_placed_leaves_whole_messages(tmp_path: Path, disk: Disk) -> None:
+    """Killed at each step: who was answered is there, and of the others there is a whole message or nothing."""
+    step, crashed = 0, True
+    while crashed:
+        step += 1
+        directory = tmp_path / str(step)
+        directory.mkdir()
+        disk.disarm()
+        bench = SpoolBench(directory)
+        await bench.reopen()
+        bench.queue.new_id()
+        with disk_is_busy(bench):
+            tasks = [asyncio.create_task(bench.hand_in(name, key=keys.digest(1, "", name))) for name in "abc"]
+            await lined_up(bench, len(tasks))
+            disk.arm(step)
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        crashed = disk.hits > 0
+        assert crashed or step > 15
+        assert all(isinstance(one, str | Crash) for one in answers)
+        disk.disarm()
+        await bench.reopen()
+        for entry in await entries(bench.queue):
+            message = entry.message
+            assert (message.rule, bench.queue.seen(message.key)) == ("submit", message.queue_id)
+        queued = await claim_all(bench.queue)
+        assert {one for one in answers if isinstance(one, str)} <= set(queued)
+        assert {path for path in bench.tree() if path.startswith("queue/")} == {
+            f"queue/{queue_id}{ending}" for queue_id in queued for ending in (".eml", ".json")
+        }
+        await bench.close()
+
+
 async def test_an_interrupted_caller_has_handed_in_all_the_same(bench: SpoolBench) -> None:
     """The message is known at once, not only after the next start; the key tells whoever asks again."""
     task = asyncio.create_task(bench.hand_in(key=KEY))
@@ -1018,6 +1127,19 @@ async def test_what_is_not_handed_in_leaves_nothing(bench: SpoolBench) -> None:
     assert bench.tree() == set()
     forgotten.close()
     assert bench.queue.figures().waiting == 0
+
+
+async def test_a_claim_that_cannot_be_looked_at_stands(bench: SpoolBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is ours already: said otherwise, nobody would know of it before the next start."""
+
+    def unseen(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    file = bench.drop()
+    with monkeypatch.context() as patches:
+        patches.setattr(durable.Folder, "stat", unseen)
+        queue_id = bench.take(file)
+    assert await claim_all(bench.queue) == [queue_id]
 
 
 async def test_ids_may_be_asked_for_in_any_thread(bench: SpoolBench) -> None:
@@ -1241,6 +1363,34 @@ async def test_what_was_sent_is_kept_with_its_story(bench: SpoolBench) -> None:
         assert await bench.queue.change(Verb.RETRY, [queue_id]) == {queue_id: "was sent already"}
         assert await entries(bench.queue) == await entries(bench.queue, failed=True) == []
         await bench.reopen()
+
+
+async def test_those_that_were_sent_together_are_kept_together(bench: SpoolBench, disk: Disk) -> None:
+    """However many there are, the folders are synced once, and each record is."""
+    for number in range(10):
+        await bench.put(f"m{number}")
+    bench.queue.keep_sent = 60
+    messages = [await claimed(bench.queue) for _ in range(10)]
+    await bench.queue.sync_claims()
+    disk.disarm()
+    await bench.queue.complete([(one, outcome(one, Status.SENT)) for one in messages])
+    assert disk.steps.count("fsync") == 3 + 10
+    ids = [one.queue_id for one in messages]
+    assert bench.tree() == {f"sent/{queue_id}{ending}" for queue_id in ids for ending in (".eml", ".json")}
+    assert bench.queue.figures() == Figures()
+
+
+async def test_whoever_no_longer_waits_has_kept_it_all_the_same(bench: SpoolBench) -> None:
+    """Cancelled while it is moved to sent/, a completion is done, and the message is in nobody's hands."""
+    bench.queue.keep_sent = 60
+    await bench.put()
+    message = await claimed(bench.queue)
+    with disk_is_busy(bench):
+        task = asyncio.create_task(complete(bench.queue, message))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+    await until(lambda: bench.queue.figures() == Figures())
 
 
 @pytest.mark.parametrize("data", [b"", b'{"format": 2}'])

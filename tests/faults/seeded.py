@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mailrelayd import daemon, durable
@@ -140,8 +140,8 @@ def frees_early() -> None:
     """There is one slot, and no removal is ever synced."""
     started, remove = Completions.begin, Completions._remove
 
-    def begin(there: Completions) -> None:
-        started(there)
+    def begin(there: Completions, left: Mapping[str, int]) -> None:
+        started(there, left)
         there._free = deque([1])
 
     def removed(there: Completions, batch: list[Sent]) -> OSError | None:

@@ -3,7 +3,8 @@
 A completion is on disk once a slot of SPOOL/journal names the message and its inode. The file itself goes a moment
 later, with others, and only then is the slot free again; in between the message is gone for everybody (`in`). Whoever
 starts next removes what the slots name, where the inode still is that one, before anything else (`repair`). So nothing
-that was recorded is sent again, and nothing else is removed.
+that was recorded is sent again, and nothing else is removed. Where a full disk has no room for a record, the removal
+itself comes first, and makes room.
 
 Inodes are those of this file system: a spool that is copied elsewhere *after a crash* may send again what was recorded
 in its last fraction of a second. After an orderly end the journal is empty.
@@ -16,7 +17,7 @@ import errno
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -28,6 +29,8 @@ from mailrelayd.outbound.moves import Claims, Report
 BATCH = 64  # messages removed in one go, if so many come
 LINGER = 0.05  # seconds for which the first of them waits for others
 PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds between two tries to remove what cannot be removed
+FULL = (errno.ENOSPC, errno.EDQUOT)
+GONE = -1  # in place of a slot: it was removed without one
 
 
 @dataclass(slots=True, eq=False)
@@ -71,6 +74,7 @@ class Completions:
         self._writing = threading.Lock()  # held by whoever writes to the file
         self._file: durable.FixedFile | None = None  # None: the next record makes another one
         self._highest = 0  # slot that is not empty
+        self._said_full = False  # that there is no room for a record
         self._changed = threading.Condition()  # guards all below
         self._recorded: dict[str, Sent] = {}  # and not removed
         self._next: list[Sent] = []  # to be removed
@@ -84,16 +88,21 @@ class Completions:
         """Whether a message was sent, although its file may still be there. From any thread."""
         return queue_id in self._recorded
 
-    def begin(self) -> None:
-        """Let the journal be empty: `repair` has dealt with it. Trouble with that is said, and met by the first record.
+    def begin(self, left: Mapping[str, int]) -> None:
+        """Let the journal name what `repair` has `left` (inodes by id), nearly always nothing.
 
-        The file of before is used again, as a full disk may not have room for another one.
+        Trouble with that is said, and met by the first record. The file of before is used again, as a full disk may not
+        have room for another one; but what is left must never be missing in between.
         """
+        for queue_id, inode in left.items():
+            self._stuck.append(Sent(queue_id, inode, beside=True, slot=self._free.popleft()))
+        self._recorded = {one.queue_id: one for one in self._stuck}
+        self._highest = len(left)
         try:
             self._folder.sweep()
             with suppress(FileNotFoundError):
                 self._file = durable.FixedFile(self._folder, journal.NAME)
-            if self._file is None or self._file.size != journal.SIZE:
+            if left or self._file is None or self._file.size != journal.SIZE:
                 self._renew([])
             else:
                 self._file.write(0, journal.whole([]))
@@ -101,6 +110,8 @@ class Completions:
         except OSError as error:
             self._drop_file()
             self._report.trouble("begin the journal", error)
+        if left:
+            self._start()
 
     async def record(self, done: Sequence[Sent], then: Callable[[], None]) -> None:
         """On disk when this returns. `then` is called in the event loop, even where the caller was cancelled.
@@ -108,12 +119,15 @@ class Completions:
         Raises OSError: then it is not known what is on disk. Asked again with the same values, it goes on from there.
         """
         if not self._threads:
-            for name, work in (("record", self._record_all), ("remove", self._remove_all)):
-                self._threads.append(threading.Thread(target=work, name=name, daemon=True))
-                self._threads[-1].start()
+            self._start()
         answer = asyncio.get_running_loop().create_future()
         self._wishes.put(_Wish(done, then, answer))
         await answer
+
+    def _start(self) -> None:
+        for name, work in (("record", self._record_all), ("remove", self._remove_all)):
+            self._threads.append(threading.Thread(target=work, name=name, daemon=True))
+            self._threads[-1].start()
 
     def close(self) -> None:
         """Finish what there is to do, and leave an empty journal. It blocks for the disk."""
@@ -171,10 +185,17 @@ class Completions:
             try:
                 with self._writing:
                     self._write(list(zip(slots, some, strict=True)))
-            except BaseException:
+            except BaseException as error:
                 with self._changed:
                     self._free.extendleft(reversed(slots))
-                raise
+                if not isinstance(error, OSError) or error.errno not in FULL:
+                    raise
+                if not self._said_full:
+                    self._said_full = True
+                    self._report.trouble("record", error)
+                self._remove_at_once(some)
+                continue
+            self._said_full = False
             with self._changed:
                 for slot, one in zip(slots, some, strict=True):
                     one.slot = slot
@@ -183,6 +204,16 @@ class Completions:
                 self._next += some
                 if not before or before < BATCH <= len(self._next):  # else the other thread knows
                     self._changed.notify_all()
+
+    def _remove_at_once(self, done: Sequence[Sent]) -> None:
+        """Without a record: the queue may be what fills the disk, and must not wait for room."""
+        for one in done:
+            self._waiting.remove(f"{one.queue_id}.eml", sync=False)
+        self._waiting.sync()
+        for one in done:
+            if one.beside:
+                self._waiting.remove(f"{one.queue_id}.json", sync=False)
+            one.slot = GONE
 
     def _room(self, wanted: int) -> list[int]:
         """Free slots, at most so many and at least one: while there is none, what is removed lags too far behind."""
@@ -240,7 +271,7 @@ class Completions:
                     pause = PAUSE
                     self._wipe()
                 else:
-                    self._report.trouble("remove", trouble)
+                    self._report.trouble(f"remove {trouble.filename}" if trouble.filename else "remove", trouble)
                     pause = min(pause * 2, LONGEST_PAUSE)
         except BaseException as bug:  # noqa: BLE001 - the next record tells the event loop, which ends the process
             with self._changed:

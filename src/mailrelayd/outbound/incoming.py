@@ -10,8 +10,10 @@ import os
 import secrets
 import stat
 import threading
+from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from mailrelayd import durable
 from mailrelayd.clock import Clock
@@ -25,6 +27,7 @@ from mailrelayd.outbound.stored import ORPHAN, stamp_of
 from mailrelayd.outbound.values import Envelope, Progress, QueuedMessage
 
 PLAIN_RULES = frozenset({"headers", "resent"})  # the header tells the same envelope again
+GROUP = 64  # messages that are placed in one go, if so many have lined up
 
 
 class DuplicateError(Exception):
@@ -66,6 +69,16 @@ class Incoming:
         return descriptor >= 0
 
 
+@dataclass(slots=True, eq=False)
+class HandedIn:
+    """A message that waits to be placed, and what became of it."""
+
+    incoming: Incoming
+    message: QueuedMessage
+    queue_id: str = ""  # under which it, or an earlier one with its key, was taken
+    error: BaseException | None = None  # why it was not
+
+
 class Entrance:
     """Gives out queue ids, and puts what comes in where it belongs."""
 
@@ -82,6 +95,7 @@ class Entrance:
         self._clock = clock
         self._one_id = threading.Lock()
         self._one_key = threading.Lock()  # between the question whether a key was seen and its taking
+        self._line: deque[HandedIn] = deque()
 
     def new_id(self) -> str:
         """A queue id that was never given out before. Raises OSError where that cannot be made sure."""
@@ -159,7 +173,9 @@ class Entrance:
         That is removed: a link, a FIFO or a socket holds nothing that could be lost, and here it would stay for ever.
         A folder cannot be renamed by anybody but its owner.
         """
-        figures = self._queue.stat(f"{queue_id}.eml")
+        figures = None
+        with self._moves.said("look at a claimed file"):  # whoever opens it looks again
+            figures = self._queue.stat(f"{queue_id}.eml")
         if figures is not None and not stat.S_ISREG(figures.st_mode):
             self._moves.delete(self._queue, [queue_id])
             raise durable.NotRegularError(errno.EINVAL, "was replaced by what is no regular file", name)
@@ -246,30 +262,92 @@ class Entrance:
         """Begin to hand a message in. Raises OSError."""
         return Incoming(self._queue)
 
-    def place(self, incoming: Incoming, message: QueuedMessage) -> str:
+    def line_up(self, incoming: Incoming, message: QueuedMessage) -> HandedIn:
+        """A message whose bytes are on disk (`Incoming.sync`) waits to be placed. From any thread."""
+        one = HandedIn(incoming, message)
+        self._line.append(one)
+        return one
+
+    def place(self, one: HandedIn) -> str:
         """Take it, durably; the queue id, or that of an earlier message with the same key.
 
-        The bytes are on disk already (`Incoming.sync`). Raises OSError; then nothing was taken.
+        All that have lined up by now are taken with it and share the syncs. Raises OSError; then nothing was taken.
         """
-        with self._one_key:
-            if message.key and (earlier := self.seen(message.key)):
-                incoming.discard()
-                return earlier
-            eml, beside = f"{message.queue_id}.eml", f"{message.queue_id}.json"
+        while not one.queue_id and one.error is None:
+            group = self._group()
             try:
-                self._queue.write(beside, record.encode(record.of(message, message.progress)))
-                self._queue.move(incoming.name, self._queue, eml)
-                if message.key:
-                    self._keys.remember(message.key, message.queue_id, self._clock.now())
-                    self._keys.write(message.key)
-            except OSError:
-                incoming.discard()
-                for undo in (lambda: self._keys.give_back(message.key), lambda: self._queue.remove(eml)):
-                    with suppress(OSError):
-                        undo()
-                with suppress(OSError):
-                    self._queue.remove(beside)
+                self._place(group)
+            except BaseException as bug:
+                for other in group:
+                    other.error = bug
                 raise
-        incoming.close()
-        self._openings.open(message)
-        return message.queue_id
+        if one.error is not None:
+            raise one.error
+        return one.queue_id
+
+    def _group(self) -> list[HandedIn]:
+        """The first in line, as many as have different keys: who comes second has to know what became of the first."""
+        group: list[HandedIn] = []
+        taken: set[str] = set()
+        while self._line and len(group) < GROUP and self._line[0].message.key not in taken:
+            one = self._line.popleft()
+            group.append(one)
+            if one.message.key:
+                taken.add(one.message.key)
+        return group
+
+    def _place(self, group: Sequence[HandedIn]) -> None:
+        """Record, then message, then key: each for all of them before the next."""
+        with self._one_key:
+            fresh = [one for one in group if not self._is_known(one)]
+            if fresh:
+                self._into_queue(fresh)
+            for one in fresh:
+                try:
+                    if one.error is None and one.message.key:
+                        self._keys.remember(one.message.key, one.message.queue_id, self._clock.now())
+                        self._keys.write(one.message.key)
+                except OSError as error:
+                    one.error = error
+                if one.error is not None:
+                    self._undo(one)
+        for one in fresh:
+            if one.error is None:
+                one.incoming.close()
+                self._openings.open(one.message)
+                one.queue_id = one.message.queue_id
+
+    def _is_known(self, one: HandedIn) -> bool:
+        """Whether it is done with: its key was seen before, or nobody can tell."""
+        try:
+            one.queue_id = (one.message.key and self.seen(one.message.key)) or ""
+        except OSError as error:
+            one.error = error
+        known = bool(one.queue_id) or one.error is not None
+        if known:
+            one.incoming.discard()
+        return known
+
+    def _into_queue(self, group: Sequence[HandedIn]) -> None:
+        ids = {f"{one.message.queue_id}.json": one for one in group}
+        try:
+            files = {name: record.encode(record.of(one.message, one.message.progress)) for name, one in ids.items()}
+            for name, error in self._queue.write_many(files).items():
+                ids.pop(name).error = error
+            for one in ids.values():
+                try:
+                    self._queue.move(one.incoming.name, self._queue, f"{one.message.queue_id}.eml", sync=False)
+                except OSError as error:
+                    one.error = error
+            self._queue.sync()
+        except OSError as error:
+            for one in ids.values():
+                one.error = error
+
+    def _undo(self, one: HandedIn) -> None:
+        one.incoming.discard()
+        with suppress(OSError):
+            self._keys.give_back(one.message.key)
+        for ending in (".eml", ".json"):
+            with suppress(OSError):
+                self._queue.remove(one.message.queue_id + ending)

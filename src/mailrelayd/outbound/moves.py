@@ -18,7 +18,6 @@ from mailrelayd.outbound import record
 from mailrelayd.outbound.record import Record
 from mailrelayd.outbound.results import Results, status_of
 from mailrelayd.outbound.stored import ORPHAN, Reader
-from mailrelayd.outbound.values import Progress, QueuedMessage
 
 
 class Report(Protocol):
@@ -121,20 +120,24 @@ class Moves:
 
     # -- out of the queue ------------------------------------------------------------------------------------
 
-    def keep(self, message: QueuedMessage, progress: Progress) -> None:
-        """Everybody was sent to, and [spool] keep_sent wants it kept: ID.eml first, so that no state says "send it"."""
-        eml, beside = f"{message.queue_id}.eml", f"{message.queue_id}.json"
+    def keep(self, entries: Sequence[Record]) -> None:
+        """Everybody was sent to, and [spool] keep_sent wants them kept: ID.eml first, so that no state says "send it".
+
+        What happened to them, in the records, is a kindness.
+        """
         self.sync_claims()
-        self.tell(record.of(message, progress), "sent")
-        with suppress(FileNotFoundError):
-            self.queue.move(eml, self.sent, eml, sync=False)
+        for entry in entries:
+            self.tell(entry, "sent")
+            with suppress(FileNotFoundError):
+                self.queue.move(f"{entry.queue_id}.eml", self.sent, f"{entry.queue_id}.eml", sync=False)
         self.sent.sync()
         # Also where an earlier try got as far as the removal: until it is durable, a power cut sends again.
         self.queue.sync()
-        if message.revision:
-            self.queue.remove(beside, sync=False)  # alone it means nothing: swept at the next start
+        for entry in entries:
+            self.queue.remove(f"{entry.queue_id}.json", sync=False)  # alone it means nothing: swept at the next start
         with self.said("keep what happened to a sent message"):
-            self.sent.write(beside, record.encode(record.of(message, progress)))
+            for error in self._write(self.sent, entries).values():
+                raise error
 
     def write_down(self, entries: Sequence[Record]) -> dict[str, OSError]:
         """Records beside messages that stay where they are; which could not be written, and why."""

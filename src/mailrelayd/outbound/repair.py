@@ -22,6 +22,7 @@ class Found:
 
     plain: Ids  # without a record
     newest: int  # microseconds of the youngest id anywhere
+    sent: dict[str, int]  # and could not be removed: the inodes of messages that are recorded as sent
 
 
 def repair(reader: Reader, keys: Keys, directory: Path, now: float, tell: Callable[[str, Record | str], None]) -> Found:
@@ -31,7 +32,7 @@ def repair(reader: Reader, keys: Keys, directory: Path, now: float, tell: Callab
     readable). A million messages are not held in memory.
     """
     queue, failed = reader.queue, reader.failed
-    _finish_completions(queue, directory)
+    sent = _finish_completions(queue, directory)
     for folder in (queue, failed, reader.sent, keys.folder):
         folder.sweep()
     queued, queue_records = ids_in(queue)
@@ -68,7 +69,7 @@ def repair(reader: Reader, keys: Keys, directory: Path, now: float, tell: Callab
     _finish_refusals(reader, directory / "pickup", (one for one in failed_records if one in given_up or one in left))
     keyed: list[tuple[str, str]] = []
     for queue_id in queue_records:
-        if queue_id in dropped:
+        if queue_id in dropped or queue_id in sent:
             continue
         if queue_id not in queued and queue_id not in arrived:
             if queue_id not in unclear:
@@ -93,15 +94,23 @@ def repair(reader: Reader, keys: Keys, directory: Path, now: float, tell: Callab
     failed.sync()
     for key, queue_id in keyed:  # last: a key stands for a message that is here for good
         _finish_key(keys, key, queue_id, now)
-    return Found(queued.without(queue_records, left), newest)
+    return Found(queued.without(queue_records, left | sent.keys()), newest, sent)
 
 
-def _finish_completions(queue: durable.Folder, directory: Path) -> None:
-    """What was sent and recorded goes, before anything else is made of it. The journal stays, and says it again."""
+def _finish_completions(queue: durable.Folder, directory: Path) -> dict[str, int]:
+    """What was sent and recorded goes, before anything else is made of it; the inodes of those that could not.
+
+    The journal stays, and says it again.
+    """
+    stuck: dict[str, int] = {}
     for queue_id, inode in recorded_in(directory).items():
         if still_there(queue, queue_id, inode):
-            queue.remove(f"{queue_id}.eml", sync=False)
+            try:
+                queue.remove(f"{queue_id}.eml", sync=False)
+            except OSError:  # whoever goes on removing says so
+                stuck[queue_id] = inode
     queue.sync()  # only then may its record go: the message alone would be due
+    return stuck
 
 
 def _revision(reader: Reader, queue_id: str, *, failed: bool = False) -> int:

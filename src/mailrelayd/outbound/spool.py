@@ -167,7 +167,7 @@ class Spool:
                 asking.append(queue_id)
 
         found = repair(self._reader, self._keys, self.directory, now, tell)
-        self._completions.begin()
+        self._completions.begin(found.sent)
         self._reader.completed = self._completions
         for queue_id in asking:
             self._open_again(queue_id)
@@ -219,7 +219,7 @@ class Spool:
                 taken()
                 self.arrived(message)
 
-        return await self._in_thread(partial(self._entrance.place, incoming, message), placed)
+        return await self._in_thread(partial(self._entrance.place, self._entrance.line_up(incoming, message)), placed)
 
     async def add(self, data: bytes, envelope: Envelope, *, rule: str, copies: tuple[ApprovalCopy, ...] = ()) -> str:
         """Queue a message of the daemon's own (a rule of OWN_RULES), on disk when this returns; its queue id."""
@@ -231,7 +231,7 @@ class Spool:
             try:
                 incoming.write(data)
                 incoming.sync()
-                self._entrance.place(incoming, message)
+                self._entrance.place(self._entrance.line_up(incoming, message))
             except OSError:
                 incoming.discard()
                 raise
@@ -362,21 +362,21 @@ class Spool:
 
     async def complete(self, completions: Sequence[tuple[QueuedMessage, Progress]]) -> None:
         """Every recipient of these was sent to: they leave the queue, on disk together."""
-        if self.keep_sent > 0:
-            for message, progress in completions:
-                await self._settle("remove", partial(self._in_thread, partial(self._moves.keep, message, progress)))
+
+        def gone(_: None = None) -> None:
+            for message, _progress in completions:
                 self._leave(message.queue_id)
+
+        if not completions:
+            return
+        if self.keep_sent > 0:
+            entries = [record.of(message, progress) for message, progress in completions]
+            await self._settle("remove", partial(self._in_thread, partial(self._moves.keep, entries), gone))
             return
         if self.results is not None:
             await self._in_thread(partial(self._tell, completions))
         done = [Sent(one.queue_id, self._in_flight[one.queue_id], one.revision > 0) for one, _ in completions]
-
-        def gone() -> None:
-            for one in done:
-                self._leave(one.queue_id)
-
-        if done:
-            await self._settle("remove", partial(self._completions.record, done, gone))
+        await self._settle("remove", partial(self._completions.record, done, gone))
 
     def _tell(self, completions: Sequence[tuple[QueuedMessage, Progress]]) -> None:
         for message, progress in completions:

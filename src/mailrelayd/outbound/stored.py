@@ -294,13 +294,18 @@ def recorded_in(directory: Path) -> dict[str, int]:
 
     Also where the journal cannot be read, or is a newer program's: what it says would be sent again.
     """
+    path = directory / journal.NAME
     with closing(durable.Folder(directory)) as folder:
         try:
             return journal.decode(folder.read(journal.NAME, limit=journal.SIZE))
         except FileNotFoundError:
             return {}
+        except durable.NotRegularError as error:
+            raise OSError(error.errno, "not a regular file: remove it", str(path)) from error
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
         except ValueError as error:
-            raise OSError(errno.EINVAL, str(error), str(directory / journal.NAME)) from error
+            raise OSError(errno.EINVAL, str(error), str(path)) from error
 
 
 def still_there(queue: durable.Folder, queue_id: str, inode: int) -> bool:
