@@ -27,7 +27,7 @@ class Script:
     implicit: ssl.SSLContext | None = None
     login: Callable[[Conversation, str], Awaitable[bool]] | None = None
     receive_buffer: int | None = None
-    swallows: bool = True  # the chunks of a transaction that is refused, or of none
+    obeys: tuple[bool, ...] = ()  # takes chunks for nobody for commands: False, outside of a transaction; True, inside
 
 
 DEFAULTS: dict[str, str] = {
@@ -142,7 +142,7 @@ class Conversation:
     async def _bdat(self) -> None:
         """RFC 3030: chunks are collected, and the last one is answered like a body."""
         _, size, *last = self.lines[-1].split()
-        if self.accepted or self.script.swallows:
+        if self.accepted or self.sender not in self.script.obeys:
             self.chunks += await self.chunk(int(size))
         if not self.accepted:
             await self.say("554 5.5.1 no valid recipients")

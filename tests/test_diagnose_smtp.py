@@ -120,6 +120,31 @@ async def test_a_mail_goes_by_the_login_that_was_looked_at(
     ]
 
 
+@pytest.mark.parametrize(
+    ("extensions", "outcome", "text", "cause"),
+    [
+        (("PIPELINING", "CHUNKING"), "ok", "8 messages may be on their way at once", ""),
+        (("PIPELINING",), "warning", "one message at a time", "it does not offer both PIPELINING and CHUNKING"),
+    ],
+)
+async def test_a_window_is_tried_where_one_is_wanted(
+    context: ssl.SSLContext,
+    certificates: Certificates,
+    tmp_path: Path,
+    extensions: tuple[str, ...],
+    outcome: str,
+    text: str,
+    cause: str,
+) -> None:
+    """What the daemon would only log is seen beforehand, and the rehearsal goes on."""
+    script = Script(starttls=context, extensions=extensions)
+    steps, _ = await examined(script, certificates, tmp_path, window=8)
+    assert outcomes(steps)[2:] == [("login", "ok"), ("window", outcome), ("sender", "ok"), ("recipient", "ok")]
+    assert steps[3].text == text
+    assert cause in steps[3].cause
+    assert (steps[3].setting == "outbound.x.window") == bool(cause)
+
+
 async def test_without_addresses(context: ssl.SSLContext, certificates: Certificates, tmp_path: Path) -> None:
     """What cannot be rehearsed is said, with the key that would allow it."""
     steps, server = await examined(Script(starttls=context), certificates, tmp_path, test_to="")

@@ -254,6 +254,46 @@ def test_a_message_taken_for_nobody_is_out_of_step() -> None:
     assert pipeline.ended
 
 
+def test_a_chunk_that_is_taken_for_commands_all_the_same_ends_the_trust_in_chunks() -> None:
+    """Its first line is answered where RSET's answer is due; what follows is believed no more."""
+    pipeline = windowed(3, "a", "b")
+    pipeline.output()
+    answer(pipeline, "250 ok", "250 ok", "550 5.1.1 no", "503 5.5.1 no recipients", "500 5.5.2 what?", "250 ok")
+    refused, untried = rest(pipeline)
+    assert codes(refused) == (250, [550], 0, 0)
+    assert (untried.untried, untried.last_byte_sent) == (True, True)
+    assert pipeline.distrust
+
+
+def test_a_refused_chunk_is_no_reason_for_distrust() -> None:
+    """The commit behind it is on its way by then, and RFC 3030 has it answered 503: echo."""
+    pipeline = Pipeline(WINDOW)
+    pipeline.offer(transaction(), Text())
+    pipeline.output()
+    answer(pipeline, "250 ok", "250 ok", "250 ok")
+    assert body(pipeline) == b"BDAT 0 LAST\r\n"
+    answer(pipeline, "552 5.3.4 too large", "503 5.5.1 no transaction")
+    (refused,) = rest(pipeline)
+    assert codes(refused) == (250, [250], 552, 0)
+    assert not refused.last_byte_sent
+    assert (pipeline.distrust, pipeline.ended) == ("", False)
+
+
+@pytest.mark.parametrize("next_one", [True, False])
+def test_a_refused_chunk_that_is_taken_for_commands_ends_the_trust_in_chunks(next_one: bool) -> None:
+    """Also where messages go one by one: else the text would be obeyed again with every try."""
+    pipeline = Pipeline(WINDOW)
+    pipeline.offer(transaction(), Text())
+    pipeline.output()
+    answer(pipeline, "250 ok", "250 ok", "250 ok")
+    if next_one:
+        pipeline.offer(transaction("b"), Text(SMALL, len(SMALL)))
+    body(pipeline)
+    answer(pipeline, "552 5.3.4 too large", "500 5.5.2 what?", "500 5.5.2 what?")
+    assert rest(pipeline)[0].body is None
+    assert pipeline.distrust
+
+
 def test_a_421_in_a_window_is_no_reason_for_distrust() -> None:
     """What was answered before stays answered, and what was not is untried, its last byte sent."""
     pipeline = windowed(4, "a", "b", "c")

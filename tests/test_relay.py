@@ -7,6 +7,7 @@ import email
 import logging
 import random
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -539,12 +540,12 @@ async def test_a_connection_lost_with_a_window_on_its_way_repeats_no_more_than_t
         assert [line["seconds"] for line in said(caplog, "route.narrow")] == [300.0]
         assert all(subjects(server).count(name) <= 2 for name in NAMES)
         again = server.conversations[1]
-        assert all(not line.startswith("BDAT") for line in again.lines[3:])  # behind the canary
+        assert all(not line.startswith("BDAT") for line in again.lines[5:])  # behind the canary
         await bench.pass_time(305)
         assert sorted(bench.queue.sent) == ids
         bench.put("x", "y", "z")
         await until(lambda: len(bench.queue.sent) == 23)
-        assert "BDAT" in " ".join(server.conversations[-1].lines[3:])
+        assert "BDAT" in " ".join(server.conversations[-1].lines[5:])
 
 
 async def test_a_message_that_breaks_every_connection_is_found_in_a_window() -> None:
@@ -585,7 +586,52 @@ async def test_a_server_found_out_of_step_gets_one_body_at_a_time_for_good(caplo
         assert sorted(bench.queue.sent) == ids
         (line,) = said(caplog, "route.narrow")
         assert line["seconds"] is None
-        assert all(not text.startswith("BDAT") for text in server.conversations[1].lines[3:])
+        assert all(not text.startswith("BDAT") for text in server.conversations[1].lines[5:])
+
+
+async def test_a_server_that_has_had_enough_commands_took_no_more_than_it_answered(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Exim ends a connection like this behind ten refused messages: the next one goes on, as wide as before."""
+    caplog.set_level(logging.INFO, "mailrelayd")
+    enough = last_words(b"554 Too many nonmail commands\r\n")
+    script = Script({"RSET": ["250 ok", "250 ok", "250 ok", enough, "250 ok"]}, extensions=CHUNKED)
+    async with relaying(script) as (bench, server):
+        ids = bench.put(*NAMES)
+        bench.begin()
+        await until(lambda: len(bench.queue.sent) == 20)
+        assert bench.queue.sent == ids
+        assert subjects(server) == NAMES
+        assert len(server.conversations) == 2
+        assert not said(caplog, "queue.trouble")
+        assert not said(caplog, "route.narrow")
+
+
+async def test_a_server_that_passes_the_canary_and_obeys_the_text_of_mail_is_found_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """At the first refused message: then it gets no chunks any more, and what it may have taken besides is named."""
+    caplog.set_level(logging.INFO, "mailrelayd")
+
+    class Treacherous(Conversation):
+        async def _bdat(self) -> None:
+            tried = len([line for line in self.lines if line.startswith("BDAT")])
+            if tried > 2 and not self.accepted:
+                await self.say("503 5.5.1 no recipients")
+            else:
+                await super()._bdat()
+
+    script = Script({"RCPT": ["250 ok", "550 5.1.1 no", "250 ok"]}, extensions=CHUNKED)
+    async with relaying(script, kind=Treacherous) as (bench, server):
+        ids = bench.put(*NAMES)
+        bench.begin()
+        await until(lambda: len(bench.queue.sent) == 19)
+        assert list(bench.queue.failed) == [ids[1]]
+        twice = [ids[NAMES.index(name)] for name, times in Counter(subjects(server)).items() if times > 1]
+        assert set(twice) <= {line["queue_id"] for line in said(caplog, "queue.trouble")}
+        assert twice
+        assert [line["seconds"] for line in said(caplog, "route.narrow")] == [None]
+        assert all(not text.startswith("BDAT") for text in server.conversations[1].lines[5:])
 
 
 # -- strict order ----------------------------------------------------------------------------------------------------
@@ -812,6 +858,38 @@ async def test_a_connection_lost_while_a_message_is_settled_aside_leaves_it_sett
         await bench.quiet()
         bench.queue.ready.set()
         await until(lambda: ids[1] in bench.queue.failed and ids[0] in bench.queue.waiting)
+        await bench.over()
+        assert bench.queue.sent == ids[:1]
+
+
+async def test_the_next_one_in_line_to_be_settled_aside_is_not_kept_by_a_connection_that_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The end of a connection takes its turn between two of many that never leave: the second is claimed just then."""
+    lose = asyncio.Event()
+
+    async def vanish(conversation: Conversation) -> None:
+        await lose.wait()
+        await conversation.close()
+
+    async def takes_a_while(queue: MemoryQueue) -> None:
+        await queue.ready.wait()
+        await asyncio.sleep(0.001)
+
+    monkeypatch.setattr(MemoryQueue, "_disk", takes_a_while)
+    script = Script({"BODY": [vanish, "250 ok"]}, extensions=("PIPELINING",))
+    async with relaying(script) as (bench, server):
+        ids = bench.put(*(f"n{number:02}" for number in range(50)))
+        for queue_id in ids[1:]:
+            bench.queue.waiting[queue_id].source.data = text("x", "grüße\r\n")
+        bench.queue.ready.clear()
+        bench.begin()
+        await until(lambda: server.bodies)
+        await bench.quiet()
+        lose.set()
+        await bench.quiet()
+        bench.queue.ready.set()
+        await until(lambda: len(bench.queue.failed) == len(ids) - 1)
         await bench.over()
         assert bench.queue.sent == ids[:1]
 

@@ -41,6 +41,7 @@ class Way:
     connecting: int = 0
     passes: int = 0  # of the loop, that each takes longer
     window: int = 1
+    host: str = "relay"
     sessions: list[Session] = field(default_factory=list)
     route: Route = field(init=False)
 
@@ -64,7 +65,7 @@ class Way:
         finally:
             self.connecting -= 1
         offered = Extensions(pipelining=True, chunking=True)
-        relay = f"relay{self.attempts}"
+        relay = f"{self.host}[192.0.2.{self.attempts}]:25"
         session = Session(transport, offered, Deadlines(5, 5, 5), relay=relay, window=self.window)
         self.sessions.append(session)
         return session
@@ -121,7 +122,7 @@ async def test_the_first_connection_is_said_once_and_the_next_are_not_news(
         assert await way.open() is not None
         way.route.closed()
     assert [(line["event"], line.get("outage")) for line in said()] == [("route.up", None)]
-    assert way.route.relay == "relay3"
+    assert way.route.relay == "relay[192.0.2.3]:25"
     assert way.route.last_contact == way.clock.now()
 
 
@@ -272,6 +273,20 @@ async def test_a_narrow_route_is_told_once_and_narrows_every_connection(
         assert (last.window, last.extensions.chunking) == (1, False)
     told = [(line["reason"], line["seconds"]) for line in said() if line["event"] == "route.narrow"]
     assert told == [("a connection was lost", NARROW), ("it lies", None)]
+
+
+async def test_a_reload_trusts_nobody_again_but_another_server(way: Way) -> None:
+    """Else it would obey the text of mail once more after each reload."""
+    way.window = 16
+    assert await way.open() is not None
+    way.route.distrust("it lies")
+    before, way.route = way.route, Route("way", way.connect, probe=30.0, clock=way.clock)
+    way.route.inherit(before)
+    assert (same := await way.open()) is not None
+    assert (same.window, same.extensions.chunking) == (1, False)
+    way.host = "other"
+    assert (other := await way.open()) is not None
+    assert (other.window, other.extensions.chunking) == (16, True)
 
 
 async def test_a_refused_further_connection_holds_nothing(way: Way) -> None:

@@ -333,6 +333,36 @@ async def test_an_answer_before_the_last_byte_is_not_taken_for_the_one_after_it(
         assert only.cut is not None
 
 
+async def test_an_answer_that_came_before_the_body_and_is_not_read_yet_is_not_taken_for_its_answer() -> None:
+    """A body leaves at once when the one before it is settled, but not past what the server has said meanwhile."""
+    async with serving(Script()) as server, connected(server) as session:
+        for name in "ab":
+            assert await session.send(message(name), text(name))
+        session.finish()
+        await session.next_answers()
+        async with asyncio.timeout(LONG):
+            while session._pipeline.due is not None:  # noqa: ASYNC110 - the second one's group
+                await asyncio.sleep(0)
+        server.conversations[0].writer.write(b"250 2.0.0 taken already\r\n")
+        session.on_disk()
+        (second,) = await session.next_answers()
+    assert (second.body, second.last_byte_sent) == (None, False)
+    assert second.untried or second.cut is not None
+    assert server.bodies == [wire("a")]
+
+
+async def test_what_an_idle_server_says_is_read_before_anything_is_said_to_it() -> None:
+    """A message that comes in leaves at once, but not past that."""
+    async with serving(Script()) as server, connected(server) as session:
+        server.conversations[0].writer.write(b"250 2.0.0 hello again\r\n")
+        assert await session.send(message("a"), text("a"))
+        (only,) = await session.next_answers()
+        assert session.trouble is not None
+        assert "out of turn" in session.trouble.text
+    assert only.untried
+    assert server.lines == ["EHLO client.example.com"]
+
+
 async def test_an_answer_is_read_even_if_the_connection_is_dead_behind_it() -> None:
     """250, then RST: the write of the next group fails, and must not take the 250 with it."""
 
@@ -1034,9 +1064,10 @@ async def test_a_refused_message_in_a_window_is_refused_alone() -> None:
     assert server.bodies == [plain("a"), plain("c")]
 
 
-async def test_a_server_that_obeys_the_text_of_mail_gets_no_window() -> None:
+@pytest.mark.parametrize("obeys", [(False, True), (False,), (True,)], ids=["all", "outside", "inside"])
+async def test_a_server_that_obeys_the_text_of_mail_gets_no_window(obeys: tuple[bool, ...]) -> None:
     """It gives itself away by the canary, and the connection goes on without chunks ahead."""
-    script = Script({"RCPT": ["550 5.1.1 no", "250 ok"]}, CHUNKING, swallows=False)
+    script = Script({"RCPT": ["550 5.1.1 no", "250 ok"]}, CHUNKING, obeys=obeys)
     async with serving(script) as server, connected(server, window=4) as session:
         assert (session.window, session.doubtful) == (1, False)
         assert "for commands" in session.narrowed
@@ -1045,6 +1076,15 @@ async def test_a_server_that_obeys_the_text_of_mail_gets_no_window() -> None:
     assert code(fine.body) == 250
     assert server.bodies == [b"", wire("b")] or server.bodies == [wire("b")]
     assert len(server.conversations) == 1
+
+
+async def test_a_server_that_refuses_the_canary_s_sender_gets_no_window() -> None:
+    """Whether it would swallow the chunk of a transaction is not known then, and nobody is asked to believe it."""
+    script = Script({"MAIL": ["550 5.7.1 no bounces", "250 ok"]}, CHUNKING)
+    async with serving(script) as server, connected(server, window=4) as session:
+        assert (session.window, session.doubtful) == (1, False)
+        assert "cannot be tried" in session.narrowed
+        assert code((await sent(session, "a"))[0].body) == 250
 
 
 @pytest.mark.parametrize(
@@ -1112,7 +1152,7 @@ async def test_a_server_that_offers_chunking_and_has_none_is_found_out(answer: s
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
 async def test_whatever_goes_wrong_in_a_window_every_message_is_accounted_for(verb: str, fault: str | Fault) -> None:
     """The second of four transactions meets the fault, with all of them on their way."""
-    turn = {"RSET": 2}.get(verb, 1)
+    turn = 2 if verb in ("RSET", "MAIL") else 1  # behind the canary's
     script = Script({verb: [*[scripted_smtp.DEFAULTS[verb]] * turn, fault, scripted_smtp.DEFAULTS[verb]]}, CHUNKING)
     wait = patience(fault)
     async with (
@@ -1190,7 +1230,7 @@ async def test_a_large_message_is_alone_on_its_way_and_in_order() -> None:
     assert [code(answers.body) for answers in got] == [250] * 5
     assert server.bodies == [plain("a"), plain("b"), b"".join(large), plain("d"), plain("e")]
     said = [line for line in server.lines if line.startswith("BDAT")]
-    assert said[3:5] == [f"BDAT {len(large) * 72}", "BDAT 0 LAST"]
+    assert said[4:6] == [f"BDAT {len(large) * 72}", "BDAT 0 LAST"]
 
 
 @pytest.mark.parametrize("answer", ["552 5.3.4 too big", "452 4.3.1 full"])
@@ -1227,7 +1267,7 @@ async def stored(path: Path, count: int = 30_000) -> AsyncIterator[Stored]:
     header, rest = b"Subject: large\r\n\r\n", b"." + b"x" * 69 + b"\r\n"
     path.write_bytes(b"?" * 100 + rest * count)  # noqa: ASYNC240
     with path.open("rb") as file:
-        yield Stored([header, rest * count], file=file)
+        yield Stored([header, *[rest * 1000] * (count // 1000)], file=file)
 
 
 @pytest.mark.parametrize("way", ["sendfile", "chunks", "tls", "data"])
@@ -1258,6 +1298,72 @@ async def test_a_large_file_arrives_whole_however_it_is_copied(
     assert [code(answers.body) for answers in got] == [250] * 3
     expected = b"".join(body.pieces)
     assert server.bodies == [wire("a"), expected.replace(b"\n.", b"\n..") if way == "data" else expected, wire("c")]
+
+
+async def test_the_kernel_copies_in_pieces_that_a_slow_line_can_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them has `stall` seconds, and nothing is heard meanwhile."""
+    loop, counts = asyncio.get_running_loop(), []
+    copy = loop.sendfile
+
+    async def counted(transport: asyncio.Transport, file: BinaryIO, offset: int, count: int, *, fallback: bool) -> int:
+        counts.append(count)
+        return await copy(transport, file, offset, count, fallback=fallback)
+
+    monkeypatch.setattr(loop, "sendfile", counted)
+    async with (
+        serving(Script(extensions=CHUNKING)) as server,
+        connected(server) as session,
+        stored(tmp_path / "large") as body,
+    ):
+        await session.send(message("a"), body)
+        session.finish()
+        (only,) = [answers async for answers in one_by_one(session)]
+    assert code(only.body) == 250
+    assert max(counts) <= 1 << 18
+
+
+async def test_the_answer_to_a_chunk_may_take_as_long_as_one_to_a_message() -> None:
+    """Megabytes of it may still be on their way when its last byte has left us."""
+
+    class Slow(Conversation):
+        async def chunk(self, size: int) -> bytes:
+            if size:
+                await asyncio.sleep(SHORT * 2)
+            return await super().chunk(size)
+
+    async with (
+        serving(Script(extensions=CHUNKING), Slow) as server,
+        connected(server, command_timeout=SHORT) as session,
+    ):
+        await session.send(message("a"), Text([b"x\r\n"] * 3))
+        session.finish()
+        (only,) = [answers async for answers in one_by_one(session)]
+    assert code(only.body) == 250
+
+
+async def test_each_answer_in_a_window_has_its_own_deadline() -> None:
+    """The clock of each begins with the answer before it; bytes that drip do not stop it."""
+
+    async def slowly(conversation: Conversation) -> None:
+        await asyncio.sleep(SHORT * 0.7)
+        await conversation.say("250 ok")
+
+    script = Script({"RSET": ["250 ok", slowly], "BODY": [slowly], "RCPT": ["250 ok", scripted_smtp.drip]}, CHUNKING)
+    async with (
+        serving(script) as server,
+        connected(server, command_timeout=SHORT, data_timeout=SHORT, window=4) as session,
+    ):
+        began = time.monotonic()
+        first, cut, untried = await sent(session, "a", "b", "c")
+        took = time.monotonic() - began
+    assert code(first.body) == 250
+    assert cut.cut is not None
+    assert cut.cut.stage is Stage.RCPT
+    assert f"no answer to RCPT within {SHORT:g} s" in cut.cut.text
+    assert untried.untried
+    assert 3 * SHORT <= took < 4.5 * SHORT
 
 
 async def test_a_file_that_shrinks_while_it_is_copied_is_not_committed(tmp_path: Path) -> None:
@@ -1295,6 +1401,40 @@ async def test_a_server_that_refuses_in_the_middle_of_a_copy_and_goes_is_heard(t
         await session._wire.gone.wait()
     assert only.body is None
     assert not only.last_byte_sent
+    assert server.bodies == []
+
+
+@pytest.mark.parametrize("security", ["none", "tls"])
+async def test_a_server_that_stops_reading_a_large_file_is_given_up(
+    security: str, pki: Pki, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that has said why, and goes on holding the line."""
+
+    class Full(Conversation):
+        async def chunk(self, size: int) -> bytes:
+            if size > 1_000_000:
+                await self.say("452 4.3.1 full")
+                await asyncio.sleep(10 * LONG)
+            return await super().chunk(size)
+
+    monkeypatch.setattr(smtp, "BODY_STALL", SHORT)
+    made = script(pki, "tls") if security == "tls" else Script()
+    made.extensions, made.receive_buffer = CHUNKING, 65536
+    async with serving(made, Full) as server, stored(tmp_path / "large", 300_000) as body:
+        account = Account(server.port, security=security, tls=Tls(ca_file=pki.ca_file), command_timeout=SHORT)
+        session = await smtp.connect(account, hello="client.example.com")
+        began = time.monotonic()
+        await session.send(message("a"), body)
+        await session.send(message("b"), text("b"))
+        session.finish()
+        first, second = [answers async for answers in one_by_one(session)]
+        assert time.monotonic() - began < LONG
+        session.abort()
+        await session._wire.gone.wait()
+    assert first.cut is not None
+    assert not first.last_byte_sent
+    assert (second.untried, second.last_byte_sent) == (True, False)
+    assert code(first.data) == 452 or "took nothing" in first.cut.text
     assert server.bodies == []
 
 

@@ -248,6 +248,7 @@ def test_rewritten_after_the_claim(site: Site, daemon: StartDaemon, postfix: Pos
     try:
         os.write(descriptor, message("before", to="kept-open@dest.test", body=b"first version\r\n" * 50))
         running.wait_for_event("message.queued", file="kept-open.eml")
+        final = b""
         for version in range(times):
             final = message(f"after-{version}", to="kept-open@dest.test", body=b"version %d\r\n" % version)
             os.ftruncate(descriptor, 0)

@@ -44,10 +44,10 @@ async def examine(
 ) -> AsyncIterator[Step]:
     """From the greeting to the login, and the `conversation` behind it: one connection with one login.
 
-    Ends with the first step that failed.
+    Ends with the first step that failed. (Where `window` is tried on a server that does not bear it, it takes two.)
     """
     try:
-        session = await login.open_smtp(account, settings, node, tokens)
+        session = await login.open_smtp(account, settings, node, tokens, window=account.window)
     except RouteTrouble as trouble:
         seen = seen_by(trouble)
         if seen is not None:
@@ -59,6 +59,8 @@ async def examine(
         for step in _greeted(account, session.seen, settings.spool.max_message_size):
             yield step
         yield _logged_in(account, session.seen)
+        if account.window > 1:
+            yield _window(account, session)
         if conversation is not None:
             async with aclosing(conversation(session)) as steps:  # type: ignore[type-var]
                 async for step in steps:
@@ -150,6 +152,24 @@ def _logged_in(account: OutboundAccount, seen: Seen) -> Step:
     mechanism = _mechanism(account, seen) or ""
     text = f"as {secrets.describe_public(account.user)} by {mechanism}"
     return Step(where, "login", Outcome.OK, printable(text), data={"mechanism": mechanism})
+
+
+def _window(account: OutboundAccount, session: Opened) -> Step:
+    """Whether the messages in flight may be as many as is wanted: what was tried behind the login."""
+    where, data = f"outbound.{account.name}", {"window": session.window}
+    if not session.narrowed:
+        text = f"{session.window} messages may be on their way at once"
+        return Step(where, "window", Outcome.OK, text, data=data)
+    return Step(
+        where,
+        "window",
+        Outcome.WARNING,
+        "one message at a time",
+        f"window is {account.window}, and this server is not fit for more than 1: {session.narrowed}.",
+        f"Write {where}.window = 1, and connections = 2 or more if one message at a time is too slow.",
+        f"{where}.window",
+        data=data,
+    )
 
 
 # The rehearsal

@@ -12,12 +12,11 @@ from mailrelayd.outbound.asking import Asking, revise
 from mailrelayd.outbound.envelope import forbidden
 from mailrelayd.outbound.headers import Header, Unreadable
 from mailrelayd.outbound.queue import Source
-from mailrelayd.outbound.stored import Reading
+from mailrelayd.outbound.stored import SMALL, Reading
 from mailrelayd.outbound.values import ApprovalCopy, Copyable, Descriptor, QueuedMessage
 from mailrelayd.outbound.wire import Scanner, WireFacts, line_ends
 
 CHUNK = 1 << 17  # bytes
-SMALL = 1 << 18  # bytes; up to here a message is read once and sent in one piece
 
 
 @dataclass(slots=True)

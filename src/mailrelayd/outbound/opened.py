@@ -1,4 +1,4 @@
-"""A session that knows how it came about and can rehearse a mail: for whoever looks for faults."""
+"""A session that knows how it came about, tries whether a window is safe, and rehearses a mail."""
 
 from __future__ import annotations
 
@@ -27,8 +27,12 @@ class Seen:
     tls: str = ""  # protocol version and cipher
 
 
-CANARY = b"BDAT 6 LAST\r\nXCHK\r\nRSET\r\n"
-"""A chunk of no transaction. Whoever swallows it answers twice, whoever takes it for a command three times."""
+CANARY = b"BDAT 6 LAST\r\nXCHK\r\nMAIL FROM:<>\r\nBDAT 6 LAST\r\nXCHK\r\nRSET\r\n"
+"""A chunk of no transaction, and one of a transaction without recipients: some servers swallow only one of the two.
+
+Whoever swallows both answers four times, and whoever takes one for a command once more.
+"""
+_SWALLOWED = 4  # answers
 
 
 class InDoubtError(Exception):
@@ -45,7 +49,7 @@ class Opened(Session):
         """Before any transaction: let `window` bodies be on their way at once, if this server is fit for it.
 
         RFC 3030 section 2 has the chunks of a refused transaction swallowed, but there are servers that take them for
-        commands: the text of a mail would be obeyed. What they do to a harmless one is seen here. Raises InDoubtError;
+        commands: the text of a mail would be obeyed. What they do to harmless ones is seen here. Raises InDoubtError;
         `narrowed` says why it is not fit.
         """
         if not (self.extensions.chunking and self.extensions.pipelining):
@@ -58,8 +62,8 @@ class Opened(Session):
             self.trace(">", CANARY)
         try:
             async with asyncio.timeout(self._deadlines.command):
-                codes = [(await said.answer())[0], (await said.answer())[0]]
-                if codes[1] >= 500:
+                codes: list[int] = []
+                while len(codes) < _SWALLOWED or (codes[-1] != 250 and len(codes) < _SWALLOWED + 2):
                     codes.append((await said.answer())[0])
         except TimeoutError:
             raise InDoubtError(f"no answer to BDAT within {self._deadlines.command:g} s") from None
@@ -71,8 +75,10 @@ class Opened(Session):
         self._transport.set_protocol(self._wire)
         if codes[0] < 500 or codes[-1] != 250 or said.rest or self._transport.is_closing():
             raise InDoubtError(f"BDAT outside a transaction was answered {heard}")
-        if len(codes) == 3:
+        if len(codes) > _SWALLOWED:
             self.narrowed = "it takes the chunks of a refused message for commands"
+        elif codes[1] != 250 or codes[2] < 500:
+            self.narrowed = f"what it does to the chunks of a refused message cannot be tried: it answered {heard}"
         else:
             self._pipeline.window = window
 

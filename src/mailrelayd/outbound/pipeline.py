@@ -63,6 +63,7 @@ class Pipeline:
     _unsettled: int = 0
     _stopping: bool = False
     _clean: bool = True  # no transaction is open at the server
+    _chunks: bool = False  # some were said
     _out_of_turn: bool = False  # the server spoke while no answer was due
 
     # What goes out
@@ -140,6 +141,7 @@ class Pipeline:
             text = (exchange.body and exchange.body.whole) or b""
             self._ahead -= len(text)
             exchange.begun, exchange.body = True, None
+            self._chunks = True
             self._last_byte(exchange)
             return said[-1] + text
         if not first or self._due:
@@ -199,6 +201,7 @@ class Pipeline:
         head.begun = head.streaming = True
         if head.way is Way.DATA:
             return head.body, b""
+        self._chunks = True
         self._due.append((head, Stage.DATA, 0))
         head.due += 1
         return head.body, b"BDAT %d\r\n" % head.body.size
@@ -235,8 +238,11 @@ class Pipeline:
 
     @property
     def due(self) -> Stage | None:
-        """What the next answer belongs to; None: none is due."""
-        return self._due[0][1] if self._due else None
+        """What the next answer belongs to, to a chunk as to a last byte; None: none is due."""
+        if not self._due:
+            return None
+        exchange, stage, _ = self._due[0]
+        return Stage.BODY if exchange is not None and exchange.is_chunk(stage) else stage
 
     def receive(self, data: bytes) -> None:
         """Bytes from the server, as they come. Never raises: the end of the connection is a state."""
@@ -280,7 +286,7 @@ class Pipeline:
         if stage is Stage.RSET and code == 250:
             return
         answer = response(stage, code, lines)
-        if code in _NO_SUCH_COMMAND and exchange.is_chunk(stage) and exchange.accepted:
+        if code in _NO_SUCH_COMMAND and exchange.is_chunk(stage) and exchange.accepted and not exchange.refused:
             self.distrust = f"it offers CHUNKING and answers BDAT with {answer}"
             self._end(Response(Stage.LOCAL, 0, "", f"the server says {answer} to BDAT, and offers CHUNKING"))
             return
@@ -290,6 +296,8 @@ class Pipeline:
         exchange.hear(stage, index, answer)
         # Without the RSET nothing is known about what the next MAIL would be added to.
         if code == _CLOSING or (stage is Stage.RSET and not positive(answer)):
+            if self._chunks and code in _NO_SUCH_COMMAND:
+                self.distrust = f"it answers RSET with {answer}, as if the chunk before it had been commands"
             self._end(answer)
             return
         if not self.extensions.pipelining:
@@ -330,8 +338,9 @@ class Pipeline:
             self._forget()
             return
         self.trouble = why
-        if self.window > 1:  # without a 354 in between, the two may have parted anywhere before
+        if self._chunks:  # one of them may have been taken for commands
             self.distrust = self.distrust or why.text
+        if self.window > 1:  # without a 354 in between, the two may have parted anywhere before
             self._doubt(0)
         self._end(why)
 

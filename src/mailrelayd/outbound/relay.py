@@ -159,7 +159,8 @@ class Relay:
                     session.finish(stopping=True)
                 session.on_disk()
                 try:
-                    await let_the_loop_read()  # the next body leaves first: the log can wait that long
+                    if session.saying:  # the next body leaves first: the log can wait that long
+                        await let_the_loop_read()
                 finally:
                     settled.log()
                 self._look_at_the_window(session, batch)
@@ -188,7 +189,8 @@ class Relay:
         """Whether this server should be sent less ahead; and say which messages may arrive twice."""
         if session.distrust:
             self._route.distrust(session.distrust)
-        if session.trouble is None or session.trouble.code:  # it closed, and said so: it took none of the others
+        trouble = session.trouble
+        if trouble is None or (trouble.code and not session.distrust):  # closed with a word: it took none of the others
             return
         unanswered = [answers for answers in batch if answers.untried and answers.last_byte_sent]
         for answers in unanswered:
@@ -224,8 +226,14 @@ class Relay:
                     if message is None:
                         self._said_waiting = False
                         return
-                    if not await self._hand_over(link, message, stop, beat):
-                        return
+                    try:
+                        if not await self._hand_over(link, message, stop, beat):
+                            return
+                    except asyncio.CancelledError:
+                        # It may have waited for its turn to settle (`aside`); half-settled it is never cancelled.
+                        if message.queue_id not in link.claimed:
+                            self._queue.release(message)
+                        raise
         finally:
             link.session.finish(stopping=stop.is_set())
 
@@ -378,6 +386,7 @@ class Relay:
 
     async def _settle_aside(self, work: _Claimed, attempt: Attempt, link: _Link) -> None:
         """Settle what never left."""
+        work.source.close()
         async with link.aside:
             (await self._settle([(work, attempt)], link)).log()
 

@@ -61,9 +61,14 @@ class Route:
         self._said_narrow = ""
 
     def inherit(self, before: Route) -> None:
-        """Go on where the route of the configuration before stood: an outage lasts, but is probed at once."""
+        """Go on where the route of the configuration before stood: an outage lasts, but is probed at once.
+
+        A reload does not make a server fit for chunks either; another one does not suffer for it.
+        """
         self.relay, self.last_contact = before.relay, before.last_contact
         self._held, self._since, self._attempts = before._held, before._since, before._attempts
+        self._distrust, self._said_narrow = before._distrust, before._said_narrow
+        self._narrow_until = before._narrow_until
 
     @property
     def held(self) -> Response | None:
@@ -192,6 +197,8 @@ class Route:
     def _connected(self, session: Session) -> None:
         self._open += 1
         self._next = self._enough_until = 0.0
+        if _host(session.relay) != _host(self.relay):
+            self._distrust = self._said_narrow = ""
         self.relay = session.relay
         self.last_contact = self._clock.now()
         if self._distrust:
@@ -228,3 +235,8 @@ class Route:
             events.route_up(account=self.account, relay=self.relay, outage=outage)
         self._held, self._attempts, self._next = None, 1, 0.0
         self._tell()
+
+
+def _host(relay: str) -> str:
+    """Its name as configured: behind one name there may be many machines of one kind."""
+    return relay.partition("[")[0]

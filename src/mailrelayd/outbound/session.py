@@ -1,12 +1,13 @@
 """Mail transactions on an open connection: `pipeline.Pipeline` on an asyncio transport, with deadlines.
 
-There is no task inside. What can be said is said as soon as the loop has looked for answers; whoever iterates over
-`attempts()` streams large bodies and takes what was answered. One timer watches over the answers.
+There is no task inside. What can be said is said as soon as nothing that arrived is left to be read; whoever iterates
+over `attempts()` streams large bodies and takes what was answered. One timer watches over the answers.
 """
 
 from __future__ import annotations
 
 import asyncio
+import select
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 
@@ -49,7 +50,7 @@ class Session:
         tls: str = "",
         window: int = 1,
     ) -> None:
-        """`window` above 1 only where chunks are known to be swallowed: `chunks.swallowed`."""
+        """`window` above 1 only where chunks are known to be swallowed: see `Opened.open_window`."""
         self.relay = relay  # host[ip]:port, for log lines
         self.setup = 0.0  # seconds from DNS to AUTH; told by whoever opened it
         self.tls = tls  # protocol version and cipher; "" without TLS
@@ -70,9 +71,12 @@ class Session:
         self._room = asyncio.Event()  # something happened that send() should look at
         self._wire = _Wire(self)
         self._outlet = Outlet(transport, self._pipeline, self._wire.writable, deadlines.stall, lambda: self.alive())
+        self._unread = select.poll()
         transport.set_protocol(self._wire)
         if transport.is_closing():
             self._pipeline.lost("the server closed the connection")
+        else:
+            self._unread.register(transport.get_extra_info("socket"), select.POLLIN)
 
     # For the owner
 
@@ -97,6 +101,11 @@ class Session:
         return self._pipeline.trouble
 
     @property
+    def saying(self) -> bool:
+        """Whether something will leave in a moment: what else there is to do can wait that long."""
+        return self._saying
+
+    @property
     def distrust(self) -> str:
         """Why this server should be sent no chunks any more; "" while there is no reason."""
         return self._pipeline.distrust
@@ -119,7 +128,7 @@ class Session:
             return False
         self._pipeline.offer(transaction, body)
         if self._pipeline.unwritten == 1:  # else it follows what is before it
-            self._say_soon()
+            self._say_next()
         return True
 
     def finish(self, *, stopping: bool = False) -> None:
@@ -144,7 +153,7 @@ class Session:
     def on_disk(self) -> None:
         """What `attempts()` gave out last is settled: others may take its place in the window."""
         if self._pipeline.settle():
-            self._say_soon()
+            self._say_next()
 
     def abort(self) -> None:
         """Drop the connection at once. What is in flight comes out of `attempts()` as cut or untried."""
@@ -193,11 +202,21 @@ class Session:
 
     # What is said
 
+    def _say_next(self) -> None:
+        """At once, unless something has arrived that is not read yet, or a window is to be filled.
+
+        What arrived is read first: a write to a connection that has failed makes the transport drop it, and an answer
+        that came before the question must not be taken for its answer.
+        """
+        if self._saying or self._pipeline.window > 1 or self._unread.poll(0):
+            self._say_soon()
+        else:
+            self._say()
+
     def _say_soon(self) -> None:
         """In two passes of the loop: one polls the sockets, in the other what arrived is handed to us.
 
-        A write to a connection that has failed makes the transport drop what it has not read yet: first read. And what
-        others hand in meanwhile leaves in the same write.
+        What others hand in meanwhile leaves in the same write.
         """
         if not self._saying and not self._pipeline.ended:
             self._saying = True
@@ -328,7 +347,7 @@ class Session:
             self._waiting_since = self._loop.time()
             self.alive()
         if not pipeline.news or not pipeline.extensions.pipelining:  # else nothing may be said before that is settled
-            self._say_soon()
+            self._say_next()
         self._look()
 
     def disconnected(self, why: str) -> None:

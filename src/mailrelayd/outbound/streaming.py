@@ -11,8 +11,8 @@ from mailrelayd.outbound.pipeline import Pipeline
 from mailrelayd.outbound.values import Body, Copyable
 from mailrelayd.outbound.wire import Encoder, LineEnds
 
-COPY = 1 << 20
-"""Octets that the kernel is asked to copy at a time: in between we see whether the server has something to say."""
+COPY = 1 << 18
+"""Octets that the kernel is asked to copy at a time: each within `Outlet.stall`, and in between the server is heard."""
 
 
 @dataclass(frozen=True, slots=True)
