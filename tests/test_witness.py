@@ -352,6 +352,20 @@ def test_a_repeat_is_judged_by_what_the_client_knew(first: dict[str, Any], kille
     assert classify(recorded(**first), recorded(id=2, at=20.0, connection=2), deaths, window=0.5) == kind
 
 
+def test_a_try_that_was_given_up_and_read_late_is_a_race() -> None:
+    """Only where it had come before the other was answered, and nobody read an answer to it: else it was sent twice."""
+    first = recorded(acked_at=10.1, acked_by="body")
+    given_up = {"id": 2, "at": 10.2, "connection": 2, "came": 9.9, "ended_at": 10.3, "ended": "reset"}
+    for changes, kind in (
+        ({}, "race"),
+        ({"came": 10.05}, "calm"),
+        ({"ended": "quit"}, "calm"),
+        ({"ended_at": None, "ended": ""}, "calm"),
+        ({"acked_at": 10.25, "acked_by": "body"}, "calm"),
+    ):
+        assert classify(first, recorded(**{**given_up, **changes}), [], window=0.5) == kind, changes
+
+
 def test_the_documented_edits_are_no_corruption_and_any_other_is() -> None:
     dropped = Dropped("t1", ("ok@t",), "To: a,\n b\nBcc: c\nReceived: old\nReturn-Path: <x>\n", "b")
     good = "Received: by relay;\r\n\tnow\r\nTo: a,\r\n b\r\nReceived: old\r\nMessage-ID: <q@r>\r\nDate: now\r\n"

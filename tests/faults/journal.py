@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import math
 import os
 import re
 from collections import Counter
@@ -58,6 +59,7 @@ class Recorded:
     header: str
     body_sha256: str
     answer: str  # "250", or the fault the client met instead; "tainted": an honest 250 after a dishonest answer
+    came: float = math.inf  # when its last byte had certainly come: a slow server reads it much later
     acked_at: float | None = None
     acked_by: str = ""  # "body", "quit" or "group", see server.Session.prove
     ended_at: float | None = None

@@ -392,7 +392,7 @@ class Session:
         if early:
             self.violation("body-before-354")
         struck = False
-        searched = 0
+        end = searched = 0
         while True:
             if self.wire.buffer:
                 if not early and asked.before(begun):
@@ -405,7 +405,6 @@ class Session:
                             self.wire.transport.pause_reading()
                         await self.misbehave(fault, b"")
                 if self.wire.buffer.startswith(b".\r\n"):
-                    end = 0
                     break
                 end = self.wire.buffer.find(b"\r\n.\r\n", searched) + 2
                 if end >= 2:
@@ -475,6 +474,7 @@ class Session:
             id=number,
             connection=self.number,
             at=time.time(),
+            came=self.wire.came(),
             sender=sender,
             recipients=recipients,
             test_id=test_id,

@@ -227,6 +227,8 @@ def classify(first: Recorded, second: Recorded, deaths: Sequence[Death], window:
     cut = ended is not None and first.ended != "quit"
     if first.answer != "250":  # it met a fault in place of an honest answer
         return "race"
+    if second.came <= first.at and second.acked_at is None and second.ended not in ("", "quit"):
+        return "race"  # given up unanswered, then sent as the first: a slow server read them in the other order
     if first.acked_at is None:
         return "race" if cut else "calm"
     if first.acked_by == "group" and cut and ended is not None and ended - first.at < GROUP_GRACE:

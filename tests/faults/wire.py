@@ -61,6 +61,7 @@ class Wire(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._late: deque[tuple[bytes, Mark]] = deque()
         self._unplaced: list[Mark] = []
+        self._pieces: deque[tuple[int, float]] = deque()  # where each piece ends, and when it came
 
     # What asyncio calls
 
@@ -72,6 +73,7 @@ class Wire(asyncio.Protocol):
         self.buffer += data
         self.received += len(data)
         self.arrived = time.time()
+        self._pieces.append((self.received, self.arrived))
         if self._unplaced:
             for mark in self._unplaced:
                 mark.offset = self.received
@@ -98,6 +100,12 @@ class Wire(asyncio.Protocol):
     def position(self) -> int:
         """Where in the client's stream the next unread byte stands."""
         return self.received - len(self.buffer)
+
+    def came(self) -> float:
+        """When the last byte that was taken had come."""
+        while self._pieces and self._pieces[0][0] < self.position:
+            self._pieces.popleft()
+        return self._pieces[0][1] if self._pieces else self.arrived
 
     async def more(self) -> None:
         """Wait for bytes beyond those in the buffer."""
