@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -66,3 +69,21 @@ def test_each_has_a_pace_of_their_own_and_idle_ones_are_forgotten() -> None:
     assert paces.wait(2099, 2099.0) == 0.0
     paces.rate = None
     assert paces.wait(2099, 2099.0) == 0.0
+
+
+def test_folders_and_socket_may_ask_at_the_same_time() -> None:
+    """From two threads: nothing is raised in the middle of taking a file."""
+    paces = Paces(Rate(2, 1.0))
+
+    def hand_in(first: int) -> None:
+        for number in range(5000):
+            paces.wait(first + number % 3, 3.0 * number)
+            paces.take(first + number % 3, 3.0 * number)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            assert list(pool.map(hand_in, (0, 10, 20))) == [None, None, None]
+    finally:
+        sys.setswitchinterval(before)

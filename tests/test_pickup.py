@@ -11,9 +11,11 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,10 @@ import pytest
 from mailrelayd import durable
 from mailrelayd.config.units import Rate
 from mailrelayd.operate import events
-from mailrelayd.outbound import oldest
+from mailrelayd.outbound import gather, oldest
 from mailrelayd.outbound import pickup as pickup_module
 from mailrelayd.outbound.envelope import Producer
-from mailrelayd.outbound.examine import LINKED, Examiner, Later, Ready, Refused, Rules, Unusable
+from mailrelayd.outbound.examine import LINKED, Examiner, Later, Ready, Refused, Rules, Unusable, owner_name
 from mailrelayd.outbound.inlets import ORPHANED, STRAY, Inlet, is_candidate
 from mailrelayd.outbound.pace import Paces
 from mailrelayd.outbound.pickup import SWEEP, Pickup
@@ -413,17 +415,25 @@ async def test_of_very_many_that_wait_the_sweep_knows(bench: Bench, monkeypatch:
     assert len(bench.queued) == 9
 
 
-async def test_a_folder_that_is_removed_is_spoken_of(bench: Bench) -> None:
-    """Once: whoever makes it anew has to reload, and the other folders go on."""
+@pytest.mark.parametrize("how", ["removed", "moved", "link"])
+async def test_a_folder_that_is_removed_or_replaced_is_spoken_of(bench: Bench, how: str) -> None:
+    """Once: what its producers write now is seen by nobody until a reload, and the other folders go on."""
     await bench.start()
-    bench.new.rmdir()
-    bench.new.mkdir()
+    if how == "removed":
+        bench.new.rmdir()
+    else:
+        bench.new.rename(bench.top / "old")
+    if how == "link":
+        bench.new.symlink_to(bench.top / "tmp", target_is_directory=True)
+        (bench.top / "tmp").mkdir()
+    else:
+        bench.new.mkdir()
     bench.place("new/unseen", MAIL)
     await bench.passes()
     await bench.passes()
     (said,) = bench.said["pickup_refused"]
-    assert (said["file"], said["hint"]) == ("./", "make the folder anew, and reload")
-    assert said["reason"] == f"was removed ({bench.new}): nothing is taken that comes under its name"
+    assert (said["file"], said["hint"]) == ("./", "make the folder anew where there is none, and reload")
+    assert said["reason"] == f"was removed or replaced ({bench.new}): nothing is taken that comes under its name"
     bench.place("a.eml", MAIL)
     await until(lambda: bench.queued == ["a.eml"])
 
@@ -541,6 +551,30 @@ async def test_a_message_with_a_sidecar(bench: Bench) -> None:
     message = await claimed(bench.queue)
     assert message.envelope.sender == "bounce@example.com"
     assert message.envelope.recipients == ("side@example.org",)
+
+
+async def test_a_sidecar_closed_to_us_keeps_its_message_waiting(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whom the message is for stands in it: it waits, that is said once, and it goes once the sidecar can be read."""
+    right = durable.Folder.read
+    closed = True
+
+    def read(folder: durable.Folder, name: str, *, limit: int) -> bytes:
+        if closed:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return right(folder, name, limit=limit)
+
+    monkeypatch.setattr(durable.Folder, "read", read)
+    bench.place("a.env.json", SIDECAR)
+    bench.place("a.eml", MAIL)
+    await bench.start()
+    await bench.passes()
+    (said,) = bench.said["pickup_refused"]
+    assert said["reason"] == "waits: its sidecar a.env.json cannot be read (Permission denied)"
+    assert (said["owner"], said["hint"]) == (owner_name(os.getuid()), "chmod g+r")
+    assert bench.queued == []
+    closed = False
+    await bench.passes()
+    assert bench.queued == ["a.eml"]
 
 
 async def test_a_refused_sidecar_goes_with_its_message_and_is_read_again(bench: Bench) -> None:
@@ -892,6 +926,44 @@ async def test_a_file_that_cannot_be_claimed_is_tried_again(bench: Bench, monkey
 # -- a full disk -------------------------------------------------------------------------------------------------
 
 
+async def test_below_min_free_nothing_is_written_either(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Very many files are sorted on the disk, but not on a full one: none of them could be taken."""
+    monkeypatch.setattr(oldest, "RUN", 3)
+    monkeypatch.setattr(oldest, "TemporaryFile", None)
+    monkeypatch.setattr(durable, "free_space", lambda folder: 99)
+    bench.rules = Rules(min_free=100)
+    for number in range(9):
+        bench.place(f"{number}.eml", MAIL)
+    await bench.start()
+    await bench.passes()
+    assert bench.said == {"spool_full": [{"free": 99, "min_free": 100, "full": True}]}
+
+
+async def test_what_was_taken_before_an_error_is_told(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The queue hears at once of files that were taken, whatever the file system says of the next one."""
+    right, say, told = oldest.oldest_first, events.message_queued, threading.Event()
+
+    def broken(entries: Iterable[oldest.Entry], directory: Path) -> Iterator[oldest.Entry]:
+        ordered = right(entries, directory)
+        yield from islice(ordered, 2)
+        assert told.wait(10)
+        yield next(ordered)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def heard(**keys: Any) -> None:
+        say(**keys)
+        if len(bench.queued) == 2:
+            told.set()
+
+    monkeypatch.setattr(gather, "oldest_first", broken)
+    monkeypatch.setattr(events, "message_queued", heard)
+    for number in range(7):
+        bench.place(f"{number}.eml", MAIL)
+    await bench.start()
+    assert bench.queued == ["0.eml", "1.eml", "2.eml"]
+    assert bench.said["queue_trouble"] == [{"doing": "look into the pickup folder", "reason": os.strerror(errno.EIO)}]
+
+
 async def test_below_min_free_nothing_is_claimed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without room everything stays, that is said once; with room it goes on, and that is said too."""
     free = 99
@@ -913,19 +985,33 @@ async def test_below_min_free_nothing_is_claimed(bench: Bench, monkeypatch: pyte
 
 
 async def test_a_sidecar_that_stays_alone_is_put_aside(bench: Bench) -> None:
-    """After 36 hours it goes to failed/, where it is listed in the log; not a minute earlier."""
+    """After 36 hours, and some minutes more, it goes to failed/, where it is listed in the log; not earlier."""
     bench.place("a.env.json", SIDECAR)
     bench.place("new/b.env.json", SIDECAR)
     await bench.start()
     await bench.passes(ORPHANED - 60)
-    assert bench.failed == []
     await bench.passes(60)
+    await bench.passes(gather.LASTING - SWEEP)
+    assert bench.failed == []
+    await bench.passes(SWEEP)
     assert sorted(bench.failed) == ["a.env.json", "b.env.json"]
     ids = [one["queue_id"] for one in bench.said["message_failed"]]
     kept = {f"failed/{queue_id}.{ending}" for queue_id in ids for ending in ("json", "env.json")}
     assert bench.tree() == kept
     await bench.reopen()
     assert bench.tree() == kept
+
+
+async def test_a_jump_of_the_clock_parts_no_sidecar_from_its_message(bench: Bench) -> None:
+    """The message that comes a moment after the jump goes to whom its sidecar names, and to nobody else."""
+    await bench.start()
+    bench.place("a.env.json", SIDECAR)
+    bench.clock.wall += 50 * 365 * 86400.0
+    await bench.passes()
+    assert bench.failed == []
+    bench.place("a.eml", MAIL)
+    await until(lambda: bench.queued == ["a.eml"])
+    assert (await claimed(bench.queue)).envelope.recipients == ("side@example.org",)
 
 
 @pytest.mark.parametrize("name", ["a.eml", "a.EML", "a.Eml"])
@@ -937,6 +1023,7 @@ async def test_a_sidecar_whose_message_waits_is_no_orphan(bench: Bench, name: st
     os.link(bench.top / name, bench.top / "two")
     await bench.start()
     await bench.passes(2 * ORPHANED)
+    await bench.passes(gather.LASTING)
     (bench.top / "one").unlink()
     (bench.top / "two").unlink()
     await bench.passes(2 * ORPHANED)
@@ -970,6 +1057,7 @@ async def test_an_orphan_that_cannot_be_moved_stops_nothing(bench: Bench, monkey
     monkeypatch.setattr(bench.queue, "refuse", full)
     await bench.start()
     await bench.passes(ORPHANED)
+    await bench.passes(gather.LASTING)
     bench.place("b.eml", MAIL)
     await bench.passes()
     assert (bench.queued, bench.refused) == (["b.eml"], ["a.env.json"])

@@ -8,6 +8,7 @@ import grp
 import json
 import os
 import stat
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -135,6 +136,41 @@ async def test_a_receiver_that_is_away_or_silent_is_asked_again(
         assert await called(url) == Again("no answer within 0 s")
     finally:
         silent.close()
+
+
+@pytest.mark.parametrize("then", ["silence", "end", "reset", "endless"])
+async def test_an_answer_counts_whatever_becomes_of_its_body(then: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """2xx is done: a body that never comes, breaks off or never ends is no reason to tell the document twice."""
+    monkeypatch.setattr(webhook, "TIMEOUT", 0.5)
+    monkeypatch.setattr(webhook, "ANSWER_TIMEOUT", 30.0)
+    monkeypatch.setattr(webhook, "LONGEST_ANSWER", 1 << 40)
+    calls: list[asyncio.Task[None] | None] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        calls.append(asyncio.current_task())
+        await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(len(DOCUMENT))
+        writer.write(b"HTTP/1.1 202 Accepted\r\ncontent-length: 99999999999\r\n\r\nhalf")
+        await writer.drain()
+        try:
+            if then == "reset":
+                writer.transport.abort()
+            while then == "endless":
+                writer.write(b"x" * 65_536)
+                await writer.drain()
+            if then == "silence":
+                await reader.read()
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        assert await called(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/") == Taken()
+    (call,) = calls
+    assert call is not None
+    await asyncio.wait([call])
 
 
 async def test_a_secret_that_cannot_be_had_is_no_reason_to_call_unsigned() -> None:
@@ -331,6 +367,18 @@ async def test_what_waits_survives_a_restart(tmp_path: Path) -> None:
     assert sink.got == [(ID, DOCUMENT)]
 
 
+def test_what_waits_is_in_order_again_after_a_restart(tmp_path: Path) -> None:
+    """However quickly the documents came: the kernel gives all files of some milliseconds the same time."""
+    box = Outbox(tmp_path, "erp", Played(), SystemClock(), required=True)
+    names = [f"{number:03}" for number in reversed(range(100))]
+    for name in names:
+        box.put(name, DOCUMENT)
+    box.close()
+    box = Outbox(tmp_path, "erp", Played(), SystemClock(), required=True)
+    assert box.waiting() == names
+    box.close()
+
+
 async def test_what_can_never_be_taken_is_parked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At once where the receiver says so, after the last try otherwise; a replay takes it out again."""
     monkeypatch.setattr(outbox, "SCHEDULE", (0.0, 5.0, 50.0))
@@ -484,3 +532,33 @@ async def test_what_was_taken_is_gone_from_the_disk_in_the_end(tmp_path: Path, m
     async with running(box):
         await until(lambda: not box.waiting())
     assert left_at_sync == [outbox.DROPPED + 10, 10, 0]
+
+
+async def test_the_last_ones_are_gone_from_the_disk_although_they_end_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several that are taken at the same moment none is the last by itself."""
+    sink = Slow()
+    box = Outbox(tmp_path, "erp", sink, SystemClock(), required=True)
+    for one in ("a", "b", "c"):
+        box.put(one, DOCUMENT)
+        box.offer(one)
+    together, remove, sync = threading.Barrier(3), Folder.remove, Folder.sync
+    left_at_sync: list[int] = []
+
+    def removed(folder: Folder, name: str, *, sync: bool = True) -> bool:
+        there = remove(folder, name, sync=sync)
+        together.wait(10)
+        return there
+
+    def synced(folder: Folder) -> None:
+        left_at_sync.append(sum(name.endswith(".json") for name in folder.names()))
+        sync(folder)
+
+    async with running(box):
+        await until(lambda: len(sink.under_way) == 3)
+        monkeypatch.setattr(Folder, "remove", removed)
+        monkeypatch.setattr(Folder, "sync", synced)
+        sink.go.set()
+        await until(lambda: not box.waiting())
+    assert left_at_sync[-1:] == [0]

@@ -22,7 +22,7 @@ _LONGEST_FROM = 2000  # characters
 # RFC 5322 section 3.4 without what only makes room for doubt: groups, lists, source routes, comments inside.
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.\u0080-\U0010ffff-]++"
 _MAILBOX = re.compile(
-    rf"""\s*(?:(?P<name>(?:"(?:[^"\\\r\n]|\\.)*+"|{_ATOM}|\s++)*+)<(?P<angle>[^<>\s"(),:;\\\[\]]+)>
+    rf"""\s*(?:(?P<name>(?:"(?:[^"\\\r\n]|\\.)*+"|{_ATOM}|\s++)*)<(?P<angle>[^<>\s"(),:;\\\[\]]+)>
             |(?P<bare>[^<>\s"(),:;\\\[\]]+))\s*(?:\([^()\\]*\))?\s*""",
     re.VERBOSE,
 )

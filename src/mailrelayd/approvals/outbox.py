@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import heapq
 import json
+import os
 import random
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,6 +91,9 @@ class Outbox:
     def put(self, decision_id: str, document: bytes) -> None:
         """Owe the sink this document: on disk when it returns. Runs in a thread; then `offer`. Raises OSError."""
         self._folder.write(f"{decision_id}.json", document)
+        now = int(self._clock.now() * 1e9)  # a restart goes by it; what the kernel stamps is some milliseconds rough
+        with suppress(FileNotFoundError):  # taken just now, by an offer that was under way
+            os.utime(f"{decision_id}.json", ns=(now, now), dir_fd=self._folder.fd, follow_symlinks=False)
         if self._parked.remove(f"{decision_id}.json", sync=False):
             self._parked.sync()
 
@@ -197,11 +202,11 @@ class Outbox:
     def _drop(self, name: str) -> None:
         """Owe it no more. Runs in a thread; raises OSError.
 
-        That is on disk with the last one, or with that many: a power cut before may have some offered once more.
+        That is on disk with the last ones, or with that many: a power cut before may have some offered once more.
         """
         self._folder.remove(name, sync=False)
         self._dropped += 1
-        if self._dropped >= DROPPED or len(self._waiting) <= 1:
+        if self._dropped >= DROPPED or len(self._waiting) <= len(self._under_way):
             self._dropped = 0
             self._folder.sync()
 

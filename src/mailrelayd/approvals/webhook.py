@@ -56,6 +56,7 @@ class WebhookSink:
             "webhook-timestamp": str(timestamp),
             "webhook-signature": signature(key, decision_id, timestamp, document),
         }
+        status, wait = 0, None  # once there is an answer, it counts, whatever becomes of its connection
         try:
             client = await self._connections()
             async with (
@@ -65,9 +66,11 @@ class WebhookSink:
                 status, wait = response.status_code, _wait(response.headers.get("retry-after"), self._clock.now())
                 await _read_through(response)
         except TimeoutError:
-            return Again(f"no answer within {TIMEOUT:.0f} s")
+            if not status:
+                return Again(f"no answer within {TIMEOUT:.0f} s")
         except (httpx2.HTTPError, OSError, ValueError) as error:
-            return Again(short(f"{type(error).__name__}: {error}"))
+            if not status:
+                return Again(short(f"{type(error).__name__}: {error}"))
         if 200 <= status < 300:
             return Taken()
         if status == 410:

@@ -18,7 +18,7 @@ MAX_ADDRESS = 254  # octets, RFC 5321 section 4.5.3.1.3: a path has 256, two of 
 MAX_LABEL = 63  # octets, RFC 1035 section 2.3.4
 
 _ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-\u0080-\U0010ffff]"  # RFC 5322 section 3.2.3, RFC 6532 section 3.2
-_DOT_ATOM = re.compile(rf"{_ATEXT}++(?:\.{_ATEXT}++)*+")
+_DOT_ATOM = re.compile(rf"{_ATEXT}++(?:\.{_ATEXT}++)*")
 _QUOTED = re.compile(r'"((?:[^"\\]++|\\.)*+)"', re.DOTALL)
 _QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
 _LABEL = re.compile(r"(?!-)[A-Za-z0-9_\-\u0080-\U0010ffff]++(?<!-)")  # RFC 5321 section 4.1.2, and _ which exists
@@ -47,7 +47,7 @@ _TOKEN = re.compile(
 )
 _COMMENT_PART = re.compile(r"(?:[^()\\]++|\\.)*+([()])", re.DOTALL)
 
-_ANGLE = re.compile(r'<(?:[^<>"]++|"(?:[^"\\]++|\\.)*+")*+>', re.DOTALL)
+_ANGLE = re.compile(r'<[^<>"]*+(?:"(?:[^"\\]++|\\.)*+"[^<>"]*+)*>', re.DOTALL)
 _PARAMETER = re.compile(r"[A-Za-z0-9][A-Za-z0-9\-]*(?:=[\x21-\x7e]*)?")
 
 

@@ -231,7 +231,8 @@ class Examiner:
         try:
             data = folder.read(beside, limit=MAX_SIDECAR + 1)
         except OSError as error:
-            return Refused(f"waits: its sidecar {beside} cannot be read ({error.strerror})", "chmod g+r", owner)
+            reason = f"waits: its sidecar {beside} cannot be read ({error.strerror})"
+            return Refused(reason, "chmod g+r", owner_name(figures.st_uid))
         claim = Claim(inlet.below, beside, there.st_ino, there.st_ctime_ns)
         sidecar = parse_sidecar(data)
         if isinstance(sidecar, Unreadable):

@@ -20,6 +20,7 @@ from mailrelayd.outbound.taking import Failed, Result, Taker, Trouble
 from mailrelayd.outbound.watch import News, Watch
 
 PIECE = 50  # files taken in one go, before anybody asks whether to stop
+LASTING = 600.0  # seconds that a sidecar must be too old for: after a jump of the wall clock its message may yet come
 
 Key: TypeAlias = tuple[int, str]  # an inlet's descriptor and a name in it
 
@@ -71,6 +72,7 @@ class Gatherer:
         self._directory = directory
         self._results = results
         self._wake = wake
+        self._orphans: dict[Key, float] = {}  # sidecars without message, and since when, on clock.monotonic()
         self._unfinished: dict[int, Leftovers] = {}
         self._unfinished_at = 0.0  # when they are looked for again, on clock.monotonic()
 
@@ -107,11 +109,16 @@ class Gatherer:
                         there.add((fd, name))
                     yield (fd, name), False
 
-        entries = oldest_first(self._entries(names()), self._directory)
+        if self._free() < self._min_free:  # nor is anything written to sort what is not taken
+            deque(names(), maxlen=0)
+            entries: Iterator[Entry] = iter(())
+        else:
+            entries = oldest_first(self._entries(names()), self._directory)
         first = list(islice(entries, 1))
-        aside: dict[Key, Failed | Trouble] = {}
-        for fd, survey in surveys.items():
-            aside |= {(fd, name): self._taker.put_aside(self._inlets[fd], name) for name in survey.orphans}
+        orphans = [(fd, name) for fd, survey in surveys.items() for name in survey.orphans]
+        self._orphans = {key: self._orphans.get(key, mono) for key in orphans}
+        lasting = [(fd, name) for (fd, name), since in self._orphans.items() if mono - since >= LASTING]
+        aside = {(fd, name): self._taker.put_aside(self._inlets[fd], name) for fd, name in lasting}
         if mono >= self._unfinished_at:
             self._unfinished_at = mono + LOOK
             tops = {fd: inlet for fd, inlet in self._inlets.items() if not inlet.maildir}
@@ -124,19 +131,24 @@ class Gatherer:
             if figures is not None:
                 yield figures.st_mtime_ns, name, fd, renamed
 
+    def _free(self) -> int:
+        return durable.free_space(next(iter(self._inlets.values())).folder)
+
     def take(self, entries: Iterator[Entry]) -> Piece:
         """Take the next of these, as long as [spool] min_free is there. Raises OSError."""
-        free = durable.free_space(next(iter(self._inlets.values())).folder)
+        free = self._free()
         if free < self._min_free:
             return Piece(free, more=False)  # all of it stays, for the next sweep
         count = 0
-        for _, name, fd, renamed in islice(entries, PIECE):
-            count += 1
-            result = self._taker.take(self._inlets[fd], name, renamed=renamed)
-            if result is not None:
-                self._results.append(((fd, name), result))
-            if count.bit_count() == 1:  # at once, and then for ever more at a time: a waking costs as much as a file
+        try:
+            for _, name, fd, renamed in islice(entries, PIECE):
+                count += 1
+                result = self._taker.take(self._inlets[fd], name, renamed=renamed)
+                if result is not None:
+                    self._results.append(((fd, name), result))
+                if count.bit_count() == 1:  # at once, then for ever more at a time: a waking costs as much as a file
+                    self._wake()
+        finally:
+            if count.bit_count() > 1:
                 self._wake()
-        if count.bit_count() > 1:
-            self._wake()
         return Piece(free, more=count == PIECE)

@@ -82,8 +82,7 @@ class Survey:
 
     def __iter__(self) -> Iterator[str]:
         """In no order, and once only. Raises OSError."""
-        figures = self._inlet.folder.stat(".")
-        self.removed = figures is None or figures.st_nlink == 0
+        self.removed = _is_another(self._inlet.folder)
         for name in self._inlet.folder.names():
             if self._inlet.is_candidate(name):
                 yield name
@@ -103,6 +102,18 @@ class Survey:
         stem = name[: -len(ORPHAN)]
         messages = (one for one in (stem, *(stem + ending for ending in _ENDINGS)) if _is_final(one))
         return all(self._inlet.folder.stat(one) is None for one in messages)
+
+
+def _is_another(folder: durable.Folder) -> bool:
+    """Whether another folder stands under its name by now, or none: it was removed, moved away or mounted over."""
+    try:
+        now = folder.path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:  # that cannot be told from here, and what is open can still be read
+        return False
+    before = folder.stat(".")
+    return before is None or (before.st_dev, before.st_ino) != (now.st_dev, now.st_ino)
 
 
 def unread_folders(pickup: Path, producers: Iterable[Producer]) -> dict[str, int]:

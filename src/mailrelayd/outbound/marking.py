@@ -34,7 +34,7 @@ _PARAMETER = re.compile(
     rb'(?:"((?:[^"\\\r\n]|\\[^\r\n]|\r\n[ \t]|\r[ \t]|\n[ \t])*+)"|([^\s;"()<>@,:\\]++))[ \t\r\n]*'
 )
 _KIND = re.compile(rb"[ \t\r\n]*([a-z0-9!#$&^_.+-]++/[a-z0-9!#$&^_.+-]++)[ \t\r\n]*", re.I)
-_TAG_BODY = re.compile(rb"<body(?=[\s/>])(?:[^>\"']|\"[^\"]*+\"|'[^']*+')*+>", re.I)
+_TAG_BODY = re.compile(rb"<body(?=[\s/>])[^>\"']*+(?:(?:\"[^\"]*+\"|'[^']*+')[^>\"']*+)*>", re.I)
 _HIDING = re.compile(rb"<!--|<(script|style|title|textarea|noscript|template|xml)(?=[\s/>])|<body(?=[\s/>])", re.I)
 _OPENING = re.compile(rb"\s*+(?:<!doctype[^>]*+>\s*+)?(?:<html(?=[\s/>])[^>]*+>\s*+)?(?=(<head[\s/>])?)", re.I)
 _SECURED = re.compile(r"multipart/(signed|encrypted|report)|application/(x-)?(pkcs7-mime|pgp-encrypted)", re.I)

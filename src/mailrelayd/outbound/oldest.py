@@ -9,7 +9,8 @@ from __future__ import annotations
 import heapq
 import json
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from contextlib import ExitStack
+from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import BinaryIO, TypeAlias
@@ -23,13 +24,18 @@ Entry: TypeAlias = tuple[int, str, int, bool]  # mtime in ns, name, its inlet's 
 
 
 def oldest_first(entries: Iterable[Entry], directory: Path) -> Iterator[Entry]:
-    """All of them, sorted. `directory`: where there is room for very many. Raises OSError."""
+    """All of them, sorted. `directory`: where there is room for very many; else only the oldest. Raises OSError."""
     left = iter(entries)
     run = sorted(islice(left, RUN))
     if len(run) < RUN:
         yield from run
         return
-    with TemporaryFile(dir=directory, prefix=durable.TEMPORARY) as file:
+    with ExitStack() as opened:
+        try:
+            file = opened.enter_context(TemporaryFile(dir=directory, prefix=durable.TEMPORARY))
+        except OSError:  # no inode left, say: taking some frees them, and the next look finds the others
+            yield from heapq.nsmallest(RUN, chain(run, left))
+            return
         runs = []
         while run:
             runs.append(list(_write(file, run)))

@@ -16,7 +16,8 @@ class Pace:
 
     def __init__(self, rate: Rate | None) -> None:
         self._rate = rate
-        self._taken: deque[float] = deque()  # the newest `count` at most: the others can hold up nobody
+        # The newest `count` at most: the others can hold up nobody.
+        self._taken: deque[float] = deque(maxlen=rate.count if rate else 0)
 
     @property
     def rate(self) -> Rate | None:
@@ -26,32 +27,30 @@ class Pace:
     @rate.setter
     def rate(self, rate: Rate | None) -> None:
         self._rate = rate
-        self._shorten()
+        self._taken = deque(self._taken, maxlen=rate.count if rate else 0)
 
     def wait(self, now: float) -> float:
         """Seconds until the next one may pass; 0.0: it may now."""
-        if self._rate is None or len(self._taken) < self._rate.count:
+        rate, taken = self._rate, self._taken
+        if rate is None or len(taken) < rate.count:
             return 0.0
-        return max(self._taken[0] + self._rate.seconds - now, 0.0)
+        return max(taken[0] + rate.seconds - now, 0.0)
 
     def take(self, now: float) -> None:
         """One has passed."""
-        if self._rate is not None:
-            self._taken.append(now)
-            self._shorten()
+        self._taken.append(now)
 
     def idle(self, now: float) -> bool:
         """Whether nothing that was let through matters any more."""
-        return self._rate is None or not self._taken or self._taken[-1] + self._rate.seconds <= now
-
-    def _shorten(self) -> None:
-        count = self._rate.count if self._rate else 0
-        while len(self._taken) > count:
-            self._taken.popleft()
+        rate, taken = self._rate, self._taken
+        return rate is None or not taken or taken[-1] + rate.seconds <= now
 
 
 class Paces:
-    """The same rate for each of many, who do not hold up each other. Those that are idle are forgotten."""
+    """The same rate for each of many, who do not hold up each other. Those that are idle are forgotten.
+
+    The folders' thread and the socket's loop share one: each step holds whatever the other does in between.
+    """
 
     def __init__(self, rate: Rate | None) -> None:
         self._rate = rate
@@ -65,7 +64,7 @@ class Paces:
     @rate.setter
     def rate(self, rate: Rate | None) -> None:
         self._rate = rate
-        for pace in self._each.values():
+        for pace in list(self._each.values()):
             pace.rate = rate
 
     def wait(self, who: int, now: float) -> float:
@@ -78,7 +77,7 @@ class Paces:
         if self._rate is None:
             return
         if who not in self._each:
-            for other in [other for other, pace in self._each.items() if pace.idle(now)]:
-                del self._each[other]
-            self._each[who] = Pace(self._rate)
-        self._each[who].take(now)
+            for other, pace in list(self._each.items()):
+                if pace.idle(now):
+                    self._each.pop(other, None)
+        self._each.setdefault(who, Pace(self._rate)).take(now)

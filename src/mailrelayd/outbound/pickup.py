@@ -42,8 +42,8 @@ def _refused(trouble: Trouble) -> Refused:
 
 
 def _gone(inlet: Inlet) -> Refused:
-    reason = f"was removed ({inlet.folder.path}): nothing is taken that comes under its name"
-    return Refused(reason, "make the folder anew, and reload", "")
+    reason = f"was removed or replaced ({inlet.folder.path}): nothing is taken that comes under its name"
+    return Refused(reason, "make the folder anew where there is none, and reload", "")
 
 
 class Pickup:

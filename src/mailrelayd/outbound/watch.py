@@ -16,9 +16,7 @@ from functools import cache
 
 from mailrelayd import durable
 
-BUFFER = (
-    1 << 14
-)  # bytes read in one go: some hundred events, so that a burst does not keep the loop from its other work
+BUFFER = 1 << 14  # bytes read in one go: some hundred events, which are looked at before the next
 
 _CREATE, _CLOSE_WRITE, _MOVED_TO = 0x100, 0x8, 0x80
 _OVERFLOW, _IGNORED = 0x4000, 0x8000
