@@ -7,7 +7,7 @@ The path of a message
 ---------------------
 ::
 
-    producer --rename--> pickup/NAME.eml      outbound/examine.py   is it ready? may it be taken? (gather.py: the thread)
+    producer --rename--> pickup/NAME.eml      outbound/examine.py   is it ready? may it be taken? (gather, pickup)
     caller --submit.sock--> queue/.tmp-NAME   outbound/intake.py    the same for what is handed in, piece by piece
                              | rename         outbound/envelope.py  who sends, who receives (pure; handin.py: by socket)
                              |                outbound/incoming.py  record, rename, key: then it is ours
@@ -64,7 +64,7 @@ H1 * queue/.tmp-NAME (+ queue/ID.json)            a handing in before its rename
 H2 * queue/ID.eml + .json with a key, no keys/KEY a handing in or a claim before its last step -> O3: the key is written
 A1 * queue/ID.eml + .json with copies, not opened a request after its claim, before it was opened -> O3: it is opened
 K1   as F4 and O4, with the reason "duplicate"    a duplicate's removal before its last step -> O4: a person looks
-J1 * queue/ID.eml (+ .json), ID in the journal    recorded as sent, not removed yet -> O1: both are removed first
+J1 * queue/ID.eml (+ .json), ID in the journal    recorded as sent, not removed yet -> O1: removed first of all
 J2   queue/ID.eml, its journal has another inode  somebody put it there since: due now, or as its record says
 J3 * ID in the journal, no queue/ID.eml           a removal before its slot was emptied -> O1: the journal begins anew
 D1 * queue/ID.json alone                          a removal after its first half -> O1: the record is removed
@@ -86,9 +86,9 @@ T  * .tmp-NAME in any of our folders              an unfinished write -> removed
 ==== ============================================ ==================================================================
 
 Two honest sentences belong under the table. A crash, or a lost connection, after the last byte of a body and before
-its 250 is on disk sends that message again (RFC 1047): `window` per connection. A mail read twice is one decision: its id is
-made of what it says, and the archive answers for it. A file that its producer did not fsync
-may be lost with the machine's power before anybody could have saved it.
+its 250 is on disk sends that message again (RFC 1047): `window` per connection. A mail read twice is one decision: its
+id is made of what it says, and the archive answers for it. A file that its producer did not fsync may be lost with the
+machine's power before anybody could have saved it.
 
 Layers
 ------

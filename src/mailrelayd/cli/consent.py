@@ -92,8 +92,10 @@ async def _pasted(source: TokenSource, person: Person, port: int) -> None:
     person.tell("Open this address in a browser anywhere, and log in as the mailbox's user:")
     person.tell(f"  {begun.url}")
     person.tell(f"At the end the browser cannot show a page of {begun.redirect_uri}. That is right: copy its address.")
-    for left in range(TRIES - 1, -1, -1):
+    left = TRIES
+    while True:
         answer = person.ask("Its whole address:")
+        left -= 1
         try:
             grants.code_from(terms, begun, answer)
         except OAuthError as error:
