@@ -11,6 +11,7 @@ import pytest
 from mailrelayd.config.load import ConfigError, Loaded, load
 from mailrelayd.config.oauth import OAuth
 from mailrelayd.config.settings import flatten
+from mailrelayd.terms import alerts_of
 
 SENDER = """\
 [outbound.smarthost]
@@ -76,6 +77,15 @@ def test_a_mailbox_logs_in_as_the_smarthost_does(tmp_path: Path) -> None:
     assert oauth == result.settings.outbound["smarthost"].oauth
     assert result.origins["inbound.answers.user"].endswith("mailrelayd.toml:3 (outbound.smarthost.user)")
     assert result.origins["inbound.answers.oauth.client_id"].endswith(".toml:6 (outbound.smarthost.oauth.client_id)")
+
+
+def test_each_secret_that_ends_is_told_of_once(tmp_path: Path) -> None:
+    """One that a mailbox takes over is the smarthost's; another one is not, although it ends on the same day."""
+    one, day = loaded(tmp_path, SENDER + MICROSOFT + READER).settings, date(2027, 5, 1)
+    assert alerts_of(one, "relay1").expiring == (("smarthost", day),)
+    own = '[inbound.answers.oauth]\nclient_secret = "other-words"\nclient_secret_expires = 2027-05-01\n'
+    two = loaded(tmp_path, SENDER + MICROSOFT + READER + own).settings
+    assert sorted(alerts_of(two, "relay1").expiring) == [("answers", day), ("smarthost", day)]
 
 
 def test_what_a_mailbox_says_itself_counts(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def alerts_of(settings: Settings, node: str) -> bell.Terms:
     """Who is alerted, and which secrets end when."""
     account = settings.account
     expiring = {  # an inherited secret is one secret: the account that writes it comes first
-        one.oauth.client_secret_expires: one.name
+        (one.oauth.client_secret, one.oauth.client_secret_expires): one.name
         for one in reversed(settings.accounts)
         if one.auth == "oauth2" and one.oauth is not None and one.oauth.client_secret_expires is not None
     }
@@ -117,7 +117,7 @@ def alerts_of(settings: Settings, node: str) -> bell.Terms:
         settings.alerts.ping_url,
         account.from_address if account is not None else "",
         (*(one.name for one in settings.accounts), settings.log.syslog),
-        tuple((name, day) for day, name in expiring.items()),
+        tuple((name, day) for (_, day), name in expiring.items() if day is not None),
     )
 
 
