@@ -1460,7 +1460,7 @@ async def test_a_result_is_there_before_the_message_is_gone(bench: SpoolBench, d
     await bench.queue.sync_claims()
     disk.disarm()
     await complete(bench.queue, message)
-    assert disk.steps.index("rename") < disk.steps.index("unlink")
+    assert disk.steps.index("rename") < disk.steps.index("pwrite")  # into the journal: what removes it comes behind
 
 
 async def test_trouble_with_results_does_not_stop_the_mail(bench: SpoolBench) -> None:
